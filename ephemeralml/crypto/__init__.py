@@ -1,0 +1,1 @@
+"""Pure functions over bytes: encodings, signatures, trees. No I/O, no clock."""
