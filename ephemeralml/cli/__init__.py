@@ -1,0 +1,1 @@
+"""The `ephemeralml` command: the only place that prints, parses options or exits."""

@@ -1,0 +1,214 @@
+"""What commands say, and where: results to stdout, everything else to stderr.
+
+A command gets the console of its invocation with `current()`. It renders its
+result once, for people, and hands the same result as a JSON document; which of
+the two is printed is decided here, and so are colour, progress and files.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ephemeralml.cli.exit_codes import UsageError
+from ephemeralml.errors import EphemeralError, UnavailableError
+from ephemeralml.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import rich.console
+
+
+@dataclass
+class Console:
+    """Output settings of one invocation."""
+
+    json: bool = False
+    """Print one JSON document instead of text."""
+    plain: bool = False
+    """No colour, no bars, no tables drawn with lines."""
+    quiet: bool = False
+    """No notes and no progress; errors and warnings stay."""
+    verbosity: int = 0
+
+    @property
+    def interactive(self) -> bool:
+        """Whether stderr is a terminal that wants colour and bars."""
+        off = self.plain or self.json or "NO_COLOR" in os.environ or "CI" in os.environ
+        return sys.stderr.isatty() and not off
+
+    def printer(self, *, stderr: bool = False) -> "rich.console.Console":
+        """Return a rich console for stdout (or stderr) under these settings."""
+        from rich.console import Console as RichConsole
+
+        stream = sys.stderr if stderr else sys.stdout
+        styled = stream.isatty() and not self.plain and "NO_COLOR" not in os.environ and "CI" not in os.environ
+        width = None if styled else max(_columns(), 100)
+        return RichConsole(
+            file=stream, no_color=not styled, force_terminal=styled, highlight=False, soft_wrap=not styled, width=width
+        )
+
+    def result(self, document: Any, text: Callable[["rich.console.Console"], None]) -> None:
+        """Print the command's result: *document* with ``--json``, else what *text* renders."""
+        if self.json:
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+        else:
+            text(self.printer())
+
+    def note(self, text: str) -> None:
+        """Tell the person at the terminal something that is no result."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Tell what only ``-v`` asks for."""
+        if self.verbosity and not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warning(self, text: str) -> None:
+        """Print a warning; ``--quiet`` does not hide it."""
+        print(self._paint("warning:", "33"), text, file=sys.stderr, flush=True)
+
+    def error(self, error: EphemeralError, code: int) -> None:
+        """Print *error* and its hint, and with ``--json`` a document that says the same."""
+        print(self._paint("error:", "31"), error.message, file=sys.stderr)
+        if error.hint:
+            print(self._paint("hint:", "36"), error.hint, file=sys.stderr)
+        if self.json:
+            name = getattr(error, "code", None)
+            print(
+                json.dumps(
+                    {
+                        "schema": "ephemeralml.error/1",
+                        "error": error.message,
+                        "hint": error.hint,
+                        "code": name,
+                        "exit_code": code,
+                    }
+                )
+            )
+
+    def _paint(self, text: str, colour: str) -> str:
+        return f"\x1b[1;{colour}m{text}\x1b[0m" if self.interactive else text
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Show how long work stands: a bar on a terminal, a line per step elsewhere."""
+        if self.quiet:
+            yield Silent()
+        elif self.interactive:
+            from ephemeralml.cli.progress_bar import live_progress
+
+            with live_progress(self.printer(stderr=True)) as shown:
+                yield shown
+        else:
+            yield _Lines(self)
+
+
+@dataclass
+class _Lines:
+    """Progress where nothing can be redrawn: one line as each step begins."""
+
+    console: Console
+
+    def step(self, name: str) -> None:
+        self.console.note(f"{name} …")
+
+    def advance(self, done: int, total: int | None, *, unit: str = "B") -> None:
+        """Say nothing: a log has no use for every percent."""
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size().columns
+    except OSError:
+        return 100
+
+
+_current = Console()
+
+
+def current() -> Console:
+    """Return the console of the running command."""
+    return _current
+
+
+def reset() -> Console:
+    """Start a new invocation with the default console and return it."""
+    global _current  # noqa: PLW0603 - one command runs per process
+    _current = Console()
+    return _current
+
+
+def usage(message: str, *, hint: str | None = None) -> UsageError:
+    """Return the error for options that cannot be meant; the caller raises it."""
+    return UsageError(message, hint=hint)
+
+
+def read_file(path: Path, *, max_bytes: int, what: str) -> bytes:
+    """Read an input file that the command line named.
+
+    Raises:
+        UsageError: It does not exist, is no regular file, or cannot be read.
+        EphemeralError: It is larger than *max_bytes*.
+    """
+    from ephemeralml.errors import MalformedError
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise usage(f"cannot read {what} {str(path)!r}: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise MalformedError(f"{what} {str(path)!r} has more than {max_bytes} bytes")
+    return data
+
+
+def check_writable(path: Path, *, force: bool) -> None:
+    """Refuse an output path before any work is done.
+
+    Raises:
+        UsageError: It exists and *force* is off, or its folder does not exist.
+    """
+    if path.exists() and not force:
+        raise usage(f"{str(path)!r} exists", hint="choose another name, or add --force to overwrite it")
+    if not path.parent.is_dir():
+        raise usage(f"the folder of {str(path)!r} does not exist")
+
+
+def write_file(path: Path, data: bytes, *, force: bool, private: bool = False) -> None:
+    """Write an output file atomically; *private* gives it mode 0600.
+
+    Raises:
+        UsageError: As `check_writable`.
+        UnavailableError: The disk or the permissions do not allow it.
+    """
+    check_writable(path, force=force)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600 if private else 0o644)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            Path(temporary).replace(path)
+        else:
+            os.link(temporary, path)
+            Path(temporary).unlink()
+    except FileExistsError as error:
+        _discard(temporary)
+        raise usage(f"{str(path)!r} exists", hint="choose another name, or add --force to overwrite it") from error
+    except OSError as error:
+        _discard(temporary)
+        raise UnavailableError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _discard(temporary: str | None) -> None:
+    if temporary is not None:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""Assembles the `ephemeralml` command and maps what it raises to exit codes.
+
+A command module is imported when its command is named (or listed); what it
+needs beyond options and console it imports inside the command. So `--help` and
+`verify` stay fast.
+"""
+
+import importlib
+import os
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.core
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
+from typer._click.exceptions import UsageError as ParseError
+
+from ephemeralml.cli import console
+from ephemeralml.cli.exit_codes import Exit, ExitCode, of_error
+from ephemeralml.cli.options import inject_common
+from ephemeralml.errors import EphemeralError, MalformedError
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str
+    panel: str
+
+    @property
+    def module(self) -> str:
+        return f"ephemeralml.cli.commands.{self.name}"
+
+
+_ENTRIES = (
+    _Entry("demo", "Start here"),
+    _Entry("doctor", "Start here"),
+    _Entry("infer", "Ask and verify"),
+    _Entry("verify", "Ask and verify"),
+    _Entry("policy", "Ask and verify"),
+    _Entry("attestation", "Ask and verify"),
+    _Entry("model", "Publish a model"),
+    _Entry("key", "Publish a model"),
+    _Entry("deploy", "Run"),
+    _Entry("enclave", "Run"),
+    _Entry("host", "Run"),
+    _Entry("bench", "Measure"),
+)
+
+
+class _Commands(typer.core.TyperGroup):
+    """The top-level group; loads a command's module when it is needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the group's interface
+        return [entry.name for entry in _ENTRIES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the group's interface
+        if cmd_name not in self.commands:
+            entry = next((entry for entry in _ENTRIES if entry.name == cmd_name), None)
+            if entry is None:
+                return None
+            module = importlib.import_module(entry.module)
+            module.app._add_completion = False  # noqa: SLF001 - the root alone offers completion
+            command = typer.main.get_command(module.app)
+            command.name = entry.name
+            command.rich_help_panel = entry.panel  # type: ignore[attr-defined] # set by typer's own groups too
+            inject_common(command)
+            self.commands[cmd_name] = command
+        return self.commands[cmd_name]
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="ephemeralml",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    """Run AI models inside hardware TEEs, with a signed receipt for every inference.
+
+    Neither the cloud nor the host sees weights, prompts or answers; every reply
+    leaves a receipt that anyone can verify offline.
+
+    Every option has an environment default, EPHEMERALML_ and its name; an
+    optional ephemeralml.toml sits below both.
+    """
+    if version:
+        from ephemeralml import __version__
+
+        print(f"ephemeralml {__version__}")
+        raise Exit(ExitCode.OK)
+
+
+def _settings() -> dict[str, Any]:
+    """Return the defaults of an optional ``ephemeralml.toml``, one table per command."""
+    path = Path(os.environ.get("EPHEMERALML_CONFIG", "ephemeralml.toml"))
+    if not path.is_file():
+        return {}
+    try:
+        return _option_names(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise MalformedError(f"cannot read settings from {str(path)!r}: {error}") from error
+
+
+def _option_names(table: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.replace("-", "_"): _option_names(value) if isinstance(value, dict) else value
+        for name, value in table.items()
+    }
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; prints whatever it has to say."""
+    output = console.reset()
+    output.json = "--json" in arguments
+    try:
+        command = typer.main.get_command(app)
+        command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=_settings())
+    except Exit as end:
+        return end.code
+    except BrokenPipeError:
+        # The reader of our output went away; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except NoArgsIsHelpError as shown:
+        print(shown.format_message())
+        return ExitCode.USAGE
+    except Exception as error:  # noqa: BLE001 - the one boundary; _report tells bugs apart
+        return _report(error, output)
+    return ExitCode.OK
+
+
+def _report(error: Exception, output: console.Console) -> int:
+    """Print what *error* means and return its exit code; the one boundary for all errors."""
+    if isinstance(error, ParseError):
+        where = error.ctx.command_path if error.ctx else "ephemeralml"
+        error = console.usage(_lower(error.format_message()), hint=f"see {where} --help")
+    elif isinstance(error, ClickException):
+        error = console.usage(_lower(error.format_message()))
+    elif not isinstance(error, EphemeralError):
+        # A bug must not look like a verdict, and its message may hold anything.
+        if output.verbosity:
+            raise error
+        name = type(error).__name__
+        error = EphemeralError(f"internal error ({name})", hint="run it again with -v and report what it prints")
+    code = of_error(error)
+    output.error(error, code)
+    return code
+
+
+def _lower(message: str) -> str:
+    text = message.strip().rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""Options that every command has, and their environment defaults."""
+
+from functools import lru_cache
+from typing import Any
+
+import typer
+import typer.main
+
+from ephemeralml.cli import console
+
+ENVIRONMENT_PREFIX = "EPHEMERALML_"
+
+
+def _set_json(value: bool) -> None:
+    console.current().json = value
+
+
+def _set_plain(value: bool) -> None:
+    console.current().plain = value
+
+
+def _set_quiet(value: bool) -> None:
+    console.current().quiet = value
+
+
+def _set_verbosity(value: int) -> None:
+    console.current().verbosity = value
+
+
+@lru_cache(maxsize=1)
+def _common() -> tuple[Any, ...]:
+    """Return the shared options as parameters, made by typer from a donor command."""
+    donor = typer.Typer(add_completion=False)
+    panel = "Output"
+
+    @donor.command()
+    def _donor(
+        json: bool = typer.Option(
+            False,
+            "--json",
+            help="Print one JSON document.",
+            callback=_set_json,
+            expose_value=False,
+            rich_help_panel=panel,
+        ),
+        plain: bool = typer.Option(
+            False,
+            "--plain",
+            help="No colour and no progress bars.",
+            callback=_set_plain,
+            expose_value=False,
+            rich_help_panel=panel,
+        ),
+        quiet: bool = typer.Option(
+            False,
+            "--quiet",
+            help="Only results, warnings and errors.",
+            callback=_set_quiet,
+            expose_value=False,
+            rich_help_panel=panel,
+        ),
+        verbose: int = typer.Option(
+            0,
+            "-v",
+            "--verbose",
+            count=True,
+            help="Say more; twice for debugging.",
+            callback=_set_verbosity,
+            expose_value=False,
+            rich_help_panel=panel,
+        ),
+    ) -> None: ...
+
+    return tuple(param for param in typer.main.get_command(donor).params if param.name != "help")
+
+
+def inject_common(command: Any) -> None:
+    """Give *command*, or every command of a group, the shared options and environment defaults."""
+    if hasattr(command, "commands"):
+        for child in command.commands.values():
+            inject_common(child)
+        return
+    names = {param.name for param in command.params}
+    command.params.extend(param for param in _common() if param.name not in names)
+    for param in command.params:
+        if param.param_type_name == "option" and param.name and not param.envvar and param.name != "help":
+            param.envvar = ENVIRONMENT_PREFIX + param.name.strip("_").upper()
+            param.show_envvar = False
