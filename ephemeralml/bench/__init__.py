@@ -1,0 +1,1 @@
+"""Measurements of this installation: figures, ratios and the specs' targets, in one run."""
