@@ -1,0 +1,1 @@
+"""The runtime inside the TEE: boot, engines, the API behind the channel."""

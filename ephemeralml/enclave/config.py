@@ -85,35 +85,35 @@ class ModelRules(_Section):
 class Limits(_Section):
     """What one peer and all peers together may use (channel sections 2, 4 and 7)."""
 
-    max_connections: int = Field(1_024, ge=1, le=65_536)
-    handshake_seconds: float = Field(10.0, gt=0, le=10, strict=False)
-    idle_seconds: int = Field(300, ge=1, le=300)
-    session_seconds: float = Field(3_600.0, gt=0, le=3_600, strict=False)
-    request_body_seconds: float = Field(60.0, gt=0, le=60, strict=False)
-    stall_seconds: float = Field(60.0, gt=0, le=600, strict=False)
+    max_connections: int = Field(default=1_024, ge=1, le=65_536)
+    handshake_seconds: float = Field(default=10.0, gt=0, le=10, strict=False)
+    idle_seconds: int = Field(default=300, ge=1, le=300)
+    session_seconds: float = Field(default=3_600.0, gt=0, le=3_600, strict=False)
+    request_body_seconds: float = Field(default=60.0, gt=0, le=60, strict=False)
+    stall_seconds: float = Field(default=60.0, gt=0, le=600, strict=False)
     """A peer that takes none of its pending bytes for so long is cut off."""
-    drain_seconds: float = Field(30.0, gt=0, le=600, strict=False)
+    drain_seconds: float = Field(default=30.0, gt=0, le=600, strict=False)
     """How long a stopping runtime waits for requests in flight."""
-    max_inflight: int = Field(32, ge=1, le=1_024)
-    max_record_bytes: int = Field(MIB, ge=1_024, le=MIB)
-    max_body_bytes: int = Field(16 * MIB, ge=1, le=64 * MIB)
-    write_buffer_bytes: int = Field(4 * MIB, ge=1_024, le=4 * MIB)
-    total_body_bytes: int = Field(256 * MIB, ge=1, le=256 * MIB)
-    total_write_bytes: int = Field(256 * MIB, ge=1, le=256 * MIB)
-    evidence_at_once: int = Field(8, ge=1, le=64)
-    evidence_per_second: float = Field(50.0, gt=0, le=10_000, strict=False)
-    queue_requests: int = Field(256, ge=1, le=65_536)
+    max_inflight: int = Field(default=32, ge=1, le=1_024)
+    max_record_bytes: int = Field(default=MIB, ge=1_024, le=MIB)
+    max_body_bytes: int = Field(default=16 * MIB, ge=1, le=64 * MIB)
+    write_buffer_bytes: int = Field(default=4 * MIB, ge=1_024, le=4 * MIB)
+    total_body_bytes: int = Field(default=256 * MIB, ge=1, le=256 * MIB)
+    total_write_bytes: int = Field(default=256 * MIB, ge=1, le=256 * MIB)
+    evidence_at_once: int = Field(default=8, ge=1, le=64)
+    evidence_per_second: float = Field(default=50.0, gt=0, le=10_000, strict=False)
+    queue_requests: int = Field(default=256, ge=1, le=65_536)
     """Requests that may wait for one model; the next is 429."""
-    max_inputs: int = Field(2_048, ge=1, le=65_536)
+    max_inputs: int = Field(default=2_048, ge=1, le=65_536)
     """Texts in one embedding request."""
-    canary_seconds: float = Field(30.0, gt=0, le=600, strict=False)
+    canary_seconds: float = Field(default=30.0, gt=0, le=600, strict=False)
     """How long the known-answer request may take at boot."""
 
 
 class EngineRules(_Section):
     """How inference runs."""
 
-    threads: int = Field(2, ge=1, le=256)
+    threads: int = Field(default=2, ge=1, le=256)
     """CPU threads of one engine."""
 
 
@@ -137,8 +137,8 @@ class RuntimeConfig(_Section):
     clients: Annotated[tuple[_Digest, ...], _listed(0, 4_096)] = ()
     """SHA-256 of each bearer token that may call; empty lets every verified channel call."""
     models: ModelRules
-    limits: Limits = Field(default_factory=lambda: Limits())
-    engine: EngineRules = Field(default_factory=lambda: EngineRules())
+    limits: Limits = Field(default_factory=Limits)
+    engine: EngineRules = Field(default_factory=EngineRules)
 
     _source: bytes = PrivateAttr(default=b"")
 
@@ -167,7 +167,7 @@ class RuntimeConfig(_Section):
             config = cls.model_validate(document)
         except ValidationError as error:
             raise _named(error) from error
-        config._source = source
+        config._source = source  # noqa: SLF001 - pydantic's private attribute, set where it is made
         return config
 
     @classmethod
