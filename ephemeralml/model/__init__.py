@@ -1,0 +1,1 @@
+"""Model packages: their manifest, files, signature and verification (model-package.md)."""

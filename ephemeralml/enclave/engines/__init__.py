@@ -1,0 +1,1 @@
+"""Engines that run a verified model: see `base` for what they offer."""

@@ -1,0 +1,1 @@
+"""Strict checks of weight files on their raw headers, before any library reads them."""
