@@ -12,10 +12,11 @@ input could fill, and both stop at a depth and an item count.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import cbor2
 
@@ -31,20 +32,25 @@ _UINT, _NINT, _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(8)
 _BREAK = object()
 _FLOATS = {25: ">e", 26: ">f", 27: ">d"}
 _MAX_UINT = (1 << 64) - 1
+_PLAIN_TYPES = frozenset({bytes, str, bool, type(None)})
+_KEY_TYPES = frozenset({int, str, bytes})
+_KEY_MESSAGE = "a map key is neither an integer, a text nor a byte string"
 
 
 class CborError(MalformedError):
     """The bytes are not the CBOR they should be."""
 
 
-class Tag(NamedTuple):
-    """A tagged item, tag number and content."""
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tagged item, tag number and content; never equal to an array."""
 
     number: int
     value: Any
 
 
-class Simple(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Simple:
     """A simple value other than false, true and null (RFC 8949, section 3.3)."""
 
     value: int
@@ -62,11 +68,13 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.items)
 
-    def duplicate(self) -> object | None:
+    def duplicate(self) -> tuple[Any] | None:
         """Return the first key that occurs a second time, as a one-tuple, or None."""
         seen: set[tuple[type, Any]] = set()
         for key, _ in self.items:
-            identity = (type(key), key)
+            # Other keys are compared by their repr, which tells 1, 1.0 and true apart at any depth;
+            # hashes of arrays of integers, unlike those of text, could be made to collide on purpose.
+            identity = (type(key), key if type(key) in _KEY_TYPES else repr(key))
             if identity in seen:
                 return (key,)
             seen.add(identity)
@@ -76,8 +84,10 @@ class Pairs:
         """Return the map as a dict.
 
         Raises:
-            CborError: A key occurs twice, or two keys compare equal in Python.
+            CborError: A key occurs twice, or is neither integer, text nor byte string.
         """
+        if any(type(key) not in _KEY_TYPES for key, _ in self.items):
+            raise CborError(_KEY_MESSAGE)
         result = dict(self.items)
         if len(result) != len(self.items):
             raise CborError("duplicate key in a map")
@@ -98,55 +108,56 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         end = self.offset + count
-        if count > len(self.data) - self.offset:
-            raise CborError(f"{count} bytes declared at offset {self.offset}, {len(self.data) - self.offset} left")
         piece = self.data[self.offset : end]
+        if len(piece) != count:
+            raise CborError(f"{count} bytes declared at offset {self.offset}, {len(piece)} left")
         self.offset = end
         return piece
 
     def head(self) -> tuple[int, int, int | None]:
         """Read an initial byte and its argument; an indefinite length has argument None."""
-        if self.offset >= len(self.data):
-            raise CborError("unexpected end of input")
-        first = self.data[self.offset]
+        try:
+            first = self.data[self.offset]
+        except IndexError:
+            raise CborError("unexpected end of input") from None
         self.offset += 1
+        info = first & 0x1F
+        return first >> 5, info, info if info < 24 else self.long_argument(first)
+
+    def long_argument(self, first: int) -> int | None:
+        """Read the argument that follows the initial byte *first*."""
         major, info = first >> 5, first & 0x1F
-        if info < 24:
-            return major, info, info
         if info < 28:
             argument = int.from_bytes(self.take(1 << (info - 24)), "big")
             shortest = 24 if info == 24 else 1 << (4 << (info - 24))
             if self.canonical and major != _SIMPLE and argument < shortest:
                 raise CborError(f"head at offset {self.offset} is not the shortest")
-            return major, info, argument
+            return argument
         if info == 31 and major in (_BYTES, _TEXT, _ARRAY, _MAP, _SIMPLE):
             if self.canonical:
                 raise CborError("indefinite length")
-            return major, info, None
+            return None
         raise CborError(f"reserved initial byte 0x{first:02x}")
 
     def item(self, depth: int) -> Any:
         """Read one item; *depth* counts the containers around it."""
         self.items_left -= 1
-        if self.items_left < 0:
-            raise CborError("too many items")
-        if depth > self.max_depth:
-            raise CborError(f"nested deeper than {self.max_depth}")
+        if self.items_left < 0 or depth > self.max_depth:
+            raise CborError("too many items" if self.items_left < 0 else f"nested deeper than {self.max_depth}")
         major, info, argument = self.head()
-        if major == _UINT:
-            return argument
-        if major == _NINT:
-            return -1 - argument  # type: ignore[operator]
-        if major in (_BYTES, _TEXT):
+        if major < _BYTES:
+            return -1 - argument if major else argument  # type: ignore[operator]  # these have no indefinite form
+        if major < _ARRAY:
             return self.string(major, argument)
-        if major == _ARRAY:
-            return self.array(argument, depth)
         if major == _MAP:
             return self.map(argument, depth)
-        if major == _TAG:
-            assert argument is not None
-            return Tag(argument, self.value(depth + 1))
-        return self.simple(info, argument)
+        if major == _ARRAY:
+            return self.array(argument, depth)
+        return self.simple(info, argument) if major == _SIMPLE else self.tag(argument, depth)
+
+    def tag(self, number: int | None, depth: int) -> Tag:
+        assert number is not None
+        return Tag(number, self.value(depth + 1))
 
     def value(self, depth: int) -> Any:
         item = self.item(depth)
@@ -200,14 +211,14 @@ class _Reader:
         previous = b""
         for _ in range(count):
             start = self.offset
-            key = self.value(depth + 1)
-            if type(key) not in (int, str, bytes):
-                raise CborError("a map key is neither an integer, a text nor a byte string")
+            key = self.item(depth + 1)
+            if type(key) not in _KEY_TYPES:
+                raise CborError(_KEY_MESSAGE)
             encoded = self.data[start : self.offset]
             if encoded <= previous:
                 raise CborError("duplicate key" if encoded == previous else "map keys are not sorted")
             previous = encoded
-            result[key] = self.value(depth + 1)
+            result[key] = self.item(depth + 1)
         return result
 
     def simple(self, info: int, argument: int | None) -> Any:
@@ -287,27 +298,27 @@ def encode(value: Any) -> bytes:
 
 def _prepare(value: Any) -> Any:  # noqa: PLR0911 - one return per type
     kind = type(value)
-    if kind in (bytes, str, bool) or value is None:
+    if kind in _PLAIN_TYPES:
         return value
     if kind is int:
         if not -_MAX_UINT - 1 <= value <= _MAX_UINT:
             raise ValueError("integer beyond 64 bits")
         return value
+    if kind is list or kind is tuple:
+        return [_prepare(item) for item in value]
+    if kind is dict or isinstance(value, Mapping):
+        return _prepare_map(value.items())
+    if kind is Pairs:
+        return _prepare_map(value.items)
     if kind is Tag:
         return cbor2.CBORTag(value.number, _prepare(value.value))
-    if isinstance(value, Pairs):
-        return _prepare_map(value.items)
-    if isinstance(value, Mapping):
-        return _prepare_map(tuple(value.items()))
-    if kind in (list, tuple):
-        return [_prepare(item) for item in value]
-    if isinstance(value, (bytearray, memoryview)):
+    if kind is bytearray or kind is memoryview:
         return bytes(value)
     raise TypeError(f"no deterministic encoding for {kind.__name__}")
 
 
-def _prepare_map(pairs: tuple[tuple[Any, Any], ...]) -> dict[Any, Any]:
-    entries = sorted(((cbor2.dumps(_prepare(key)), key, value) for key, value in pairs), key=lambda entry: entry[0])
+def _prepare_map(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    entries = sorted([(cbor2.dumps(_prepare(key)), key, value) for key, value in pairs], key=itemgetter(0))
     for before, after in pairwise(entries):
         if before[0] == after[0]:
             raise ValueError("duplicate key in a map")

@@ -8,6 +8,7 @@ the verifying key; unknown fields and non-canonical base64 are refused.
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from ephemeralml.crypto import strict_json
 from ephemeralml.crypto.keys import PrivateKey, PublicKey
 from ephemeralml.errors import MalformedError, RejectedError
 
-MAX_KEYID_CHARACTERS = 64
+MAX_TYPE_CHARACTERS = 255
+_KEYID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ def parse(data: bytes, *, max_bytes: int) -> Envelope:
     payload_type, signatures = document["payloadType"], document["signatures"]
     if type(payload_type) is not str or type(signatures) is not list:
         raise MalformedError("a DSSE envelope has a text payloadType and a list of signatures")
+    if len(payload_type) > MAX_TYPE_CHARACTERS or not (payload_type.isascii() and payload_type.isprintable()):
+        raise MalformedError("the payloadType of a DSSE envelope is not a short printable ASCII text")
     if len(signatures) > 1:
         raise MalformedError("a DSSE envelope with more than one signature")
     payload = _base64(document["payload"], "payload")
@@ -114,8 +118,8 @@ def parse(data: bytes, *, max_bytes: int) -> Envelope:
         raise MalformedError("a DSSE signature is not an object")
     _exact_names(entry, {"keyid", "sig"})
     keyid = entry["keyid"]
-    if type(keyid) is not str or len(keyid) > MAX_KEYID_CHARACTERS:
-        raise MalformedError("a DSSE keyid is a short text")
+    if type(keyid) is not str or _KEYID.fullmatch(keyid) is None:
+        raise MalformedError("a DSSE keyid is 16 lower-case hex digits")
     return Envelope(payload_type, payload, keyid, _base64(entry["sig"], "sig"))
 
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from typing import Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -140,7 +140,7 @@ class PrivateKey:
             raise MalformedError(f"a key file of {len(pem)} bytes, at most {MAX_PEM_BYTES} are allowed")
         try:
             key = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise MalformedError("not an unencrypted PKCS #8 private key in PEM") from error
         if not isinstance(key, Ed25519PrivateKey):
             raise MalformedError("the private key is not an Ed25519 key")

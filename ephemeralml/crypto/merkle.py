@@ -26,9 +26,14 @@ def root(leaves: Sequence[bytes]) -> bytes:
 def root_of_hashes(hashes: Sequence[bytes]) -> bytes:
     """Return the tree hash of one or more leaf hashes.
 
+    Raises:
+        ValueError: There is none.
+
     Adjacent pairs are joined level by level and an odd last node moves up
     unchanged, which gives the split of RFC 6962 (largest power of two first).
     """
+    if not hashes:
+        raise ValueError("a tree of no leaf hashes")
     level = list(hashes)
     while len(level) > 1:
         joined = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
@@ -55,9 +60,11 @@ def inclusion_path(hashes: Sequence[bytes], index: int) -> list[bytes]:
 def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
     """Return the root that *path* leads to from a leaf hash (RFC 9162, section 2.1.3.2).
 
-    None where the path has the wrong length for leaf *index* of *size*.
+    None where the path has the wrong length for leaf *index* of *size*, or
+    anything in it is no hash: of two parts of other lengths joined, nobody can
+    tell where one ends.
     """
-    if not 0 <= index < size:
+    if not 0 <= index < size or any(len(part) != HASH_BYTES for part in (leaf, *path)):
         return None
     node, last = index, size - 1
     current = leaf

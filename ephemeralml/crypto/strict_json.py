@@ -5,6 +5,9 @@ bounds size, nesting and integers before a value is built.
 """
 
 import json
+import math
+import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from ephemeralml.errors import MalformedError
@@ -12,12 +15,16 @@ from ephemeralml.errors import MalformedError
 MAX_DEPTH = 64
 """Nesting of arrays and objects."""
 
+_STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+# A string is swallowed whole and never looked at twice, closed or not, so that
+# the scan stays linear; one that is not closed is json's to refuse.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        repeated, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise MalformedError(f"JSON repeats the name {repeated[:64]!a}")
     return result
 
@@ -28,29 +35,27 @@ def _integer(digits: str) -> int:
     return value
 
 
+def _real(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise MalformedError("JSON number beyond a double")
+    return value
+
+
 def _constant(name: str) -> NoReturn:
     raise MalformedError(f"JSON has no {name}")
 
 
 def _depth_exceeded(text: str) -> bool:
     depth = 0
-    in_string = escaped = False
-    for character in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                in_string = False
-        elif character == '"':
-            in_string = True
-        elif character in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-        elif character in "]}":
-            depth -= 1
+    for match in _STRINGS_AND_BRACKETS.finditer(text):
+        match text[match.start()]:
+            case "[" | "{":
+                depth += 1
+                if depth > MAX_DEPTH:
+                    return True
+            case "]" | "}":
+                depth -= 1
     return False
 
 
@@ -59,8 +64,8 @@ def parse(data: bytes, *, max_bytes: int) -> Any:
 
     Raises:
         MalformedError: Not UTF-8 JSON, over *max_bytes*, nested deeper than 64,
-            a repeated name, NaN or an infinity, an integer beyond 64 bits, or
-            a lone surrogate.
+            a repeated name, NaN or an infinity (1e999 too), an integer beyond
+            64 bits, or a lone surrogate.
     """
     if len(data) > max_bytes:
         raise MalformedError(f"JSON of {len(data)} bytes, at most {max_bytes} are allowed")
@@ -71,7 +76,9 @@ def parse(data: bytes, *, max_bytes: int) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth_exceeded(text):
         raise MalformedError(f"JSON nested deeper than {MAX_DEPTH}")
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_constant
+        )
     except json.JSONDecodeError as error:
         raise MalformedError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
     if "\\u" in text:
@@ -89,7 +96,7 @@ def parse_object(data: bytes, *, max_bytes: int) -> dict[str, Any]:
 
 def _refuse_surrogates(value: Any) -> None:
     if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if _SURROGATE.search(value):
             raise MalformedError("JSON text with a lone surrogate")
     elif isinstance(value, list):
         for item in value:
