@@ -119,7 +119,9 @@ def load_der(der: bytes, *, max_bytes: int = MAX_CERTIFICATE_BYTES) -> x509.Cert
         encoded = certificate.public_bytes(Encoding.DER)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise MalformedError("a certificate that does not parse") from error
-    if encoded != der:
+    # The signature is a whole number of octets; the octet before it says so. With others there,
+    # two encodings of one certificate could both verify.
+    if encoded != der or der[-len(certificate.signature) - 1] != 0:
         raise MalformedError("a certificate that is not in DER")
     return certificate
 
