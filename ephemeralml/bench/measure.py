@@ -80,7 +80,9 @@ def quantile(samples: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def interleaved(subjects: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+def interleaved(
+    subjects: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3
+) -> dict[str, list[float]]:
     """Call each subject once a round and return its times in seconds.
 
     What is compared is measured in turn, so that a machine whose speed drifts
