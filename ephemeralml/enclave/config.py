@@ -106,6 +106,8 @@ class Limits(_Section):
     """Requests that may wait for one model; the next is 429."""
     max_inputs: int = Field(default=2_048, ge=1, le=65_536)
     """Texts in one embedding request."""
+    max_text_bytes: int = Field(default=MIB, ge=1, le=16 * MIB)
+    """UTF-8 bytes of one text; a tokenizer reads all of it before it cuts."""
     canary_seconds: float = Field(default=30.0, gt=0, le=600, strict=False)
     """How long the known-answer request may take at boot."""
 

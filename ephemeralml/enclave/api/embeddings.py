@@ -69,7 +69,17 @@ def model_name(document: Mapping[str, Any]) -> str:
     return name
 
 
-def parse_request(document: Mapping[str, Any], *, max_inputs: int) -> EmbeddingsRequest:
+def check_task(task: str) -> None:
+    """Refuse a model that makes something else.
+
+    Raises:
+        ApiError: 400, naming ``model``.
+    """
+    if task != "embedding":
+        raise bad_parameter("model", "this model makes no embeddings", code="model_not_supported")
+
+
+def parse_request(document: Mapping[str, Any], *, max_inputs: int, max_text_bytes: int) -> EmbeddingsRequest:
     """Check every parameter of *document*.
 
     Raises:
@@ -81,6 +91,10 @@ def parse_request(document: Mapping[str, Any], *, max_inputs: int) -> Embeddings
     if "input" not in document:
         raise bad_parameter("input", "the parameter 'input' is missing", code="missing_required_parameter")
     texts, token_ids = _parse_input(document["input"], max_inputs)
+    if texts and max(map(len, texts)) > max_text_bytes // 4 and max(len(t.encode()) for t in texts) > max_text_bytes:
+        raise bad_parameter(
+            "input", f"'input' holds a text of more than {max_text_bytes} bytes", code="string_above_max_length"
+        )
     return EmbeddingsRequest(
         texts, token_ids, _parse_encoding(document.get("encoding_format")), _parse_dimensions(document)
     )

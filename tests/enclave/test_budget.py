@@ -1,0 +1,27 @@
+"""Bytes that all connections share."""
+
+import pytest
+
+from ephemeralml.enclave.budget import ByteBudget
+
+
+def test_what_does_not_fit_reserves_nothing() -> None:
+    budget = ByteBudget(10)
+    assert budget.take(10)
+    assert not budget.take(1)
+    assert budget.used == 10
+    budget.give(4)
+    assert budget.take(4)
+
+
+def test_overdrawing_is_paid_back() -> None:
+    budget = ByteBudget(10)
+    budget.overdraw(15)
+    assert not budget.take(0)
+    budget.give(15)
+    assert budget.used == 0
+
+
+def test_returning_too_much_is_a_bug() -> None:
+    with pytest.raises(RuntimeError):
+        ByteBudget(10).give(1)
