@@ -2,24 +2,29 @@
 
 import hmac
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from ephemeralml.attestation.verdict import printable
+from ephemeralml.attestation.verdict import Assurance, printable
+from ephemeralml.clock import format_rfc3339
 from ephemeralml.receipt.claims import EVALUATION, AirClaims
 from ephemeralml.receipt.codes import Code, Fault
+from ephemeralml.receipt.model_policy import (
+    PublisherProof,
+    check_model,
+    check_model_hash,
+    check_publisher,
+    model_findings,
+)
 from ephemeralml.receipt.trail import POLICY, Trail
 
+if TYPE_CHECKING:
+    from ephemeralml.attestation.model_rules import ModelRules
+    from ephemeralml.attestation.policy import Policy
+
 DEFAULT_SKEW_SECONDS = 60
-
-
-class ModelRule(Protocol):
-    """The part of a policy file that says which models are accepted."""
-
-    def faults(self, claims: AirClaims) -> Iterator[tuple[str, Fault]]:
-        """Yield the id of the check, ``MODEL`` or ``MHASH``, with what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,14 @@ class ReceiptPolicy:
     nonce_required: bool = False
     registers: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     """Receipt slot to the 48 bytes that it must have."""
-    models: ModelRule | None = None
+    models: "ModelRules | None" = None
+    """The `models` section of a policy file."""
+    publisher: PublisherProof | None = None
+    """What came of the manifest's signature, where a manifest is at hand."""
+    min_assurance: Assurance | None = None
+    """What the policy file asks the evidence to establish; an appraisal judges it, and without one it is a gap."""
+    policy_expired: str | None = None
+    """When the policy file expired, if it has."""
 
     def __post_init__(self) -> None:
         if self.max_age is not None and self.max_age <= 0:
@@ -58,11 +70,25 @@ class ReceiptPolicy:
             raise ValueError("a skew is not negative")
 
 
+def of_policy_file(file: "Policy", demands: ReceiptPolicy) -> ReceiptPolicy:
+    """Return *demands* with what the policy file asks of receipts (attestation section 6, rules 6 and 9)."""
+    expired = file.expires_at if file.expired() else None
+    return replace(
+        demands,
+        max_skew=file.max_skew_seconds,
+        security_modes=frozenset(file.security_modes),
+        nonce_required=demands.nonce_required or file.nonce.value == "required",
+        models=file.models,
+        min_assurance=file.min_assurance,
+        policy_expired=format_rfc3339(expired) if expired is not None else None,
+    )
+
+
 def check_policy(claims: AirClaims, policy: ReceiptPolicy, now: int | None, trail: Trail) -> None:
     """Run L4 but for REPLAY, which comes after everything else."""
     _fresh(claims, policy, now, trail)
-    model_faults = tuple(policy.models.faults(claims)) if policy.models is not None else ()
-    _model_hash(claims, policy, model_faults, trail)
+    models = model_findings(claims, policy.models)
+    check_model_hash(claims, (policy.model_hash, policy.manifest_hash), models, trail)
     _compared("RHASH", claims.request_hash, policy.request_hash, Code.REQUEST_HASH_MISMATCH, "request", trail)
     _compared("OHASH", claims.response_hash, policy.response_hash, Code.RESPONSE_HASH_MISMATCH, "response", trail)
     _compared(
@@ -73,12 +99,24 @@ def check_policy(claims: AirClaims, policy: ReceiptPolicy, now: int | None, trai
         "evidence document",
         trail,
     )
-    _model(claims, policy, model_faults, trail)
+    check_model(claims, policy.model_id, models, trail)
+    check_publisher(policy.models, policy.publisher, trail)
     trail.check("SECURITY_MODE_POLICY", POLICY, _mode(claims, policy), passed=f"mode {printable(claims.security_mode)}")
     _platform(claims, policy, trail)
     _nonce(claims, policy, trail)
     if policy.registers:
         trail.check("EXPECT_PCR", POLICY, _registers(claims, policy), passed="the registers asked for are equal")
+
+
+def check_without_evidence(policy: ReceiptPolicy, trail: Trail) -> None:
+    """Report what an appraisal would have said of the policy file, where there is no evidence to appraise."""
+    if policy.min_assurance is None:
+        return
+    if policy.policy_expired is not None:
+        fault = Fault("POLICY_EXPIRED", "the policy has expired", f"before {policy.policy_expired}")
+        trail.check("POLICY_EXPIRY", POLICY, (fault,))
+    why = f"the policy asks for assurance {policy.min_assurance.label}, which takes evidence (--attestation)"
+    trail.skip("MIN_ASSURANCE", POLICY, why, required=True)
 
 
 def show_time(seconds: int) -> str:
@@ -110,20 +148,6 @@ def _fresh(claims: AirClaims, policy: ReceiptPolicy, now: int | None, trail: Tra
         trail.check("FRESH", POLICY, (stale,) if age > policy.max_age else (), passed=f"{age} s old")
 
 
-def _model_hash(
-    claims: AirClaims, policy: ReceiptPolicy, model_faults: tuple[tuple[str, Fault], ...], trail: Trail
-) -> None:
-    if policy.model_hash is None and policy.manifest_hash is None and policy.models is None:
-        trail.skip("MHASH", POLICY, "no model hash or manifest was given")
-        return
-    faults = [fault for check, fault in model_faults if check == "MHASH"]
-    for wanted, source in ((policy.model_hash, "the expected one"), (policy.manifest_hash, "the manifest's")):
-        if wanted is not None and not hmac.compare_digest(wanted, claims.model_hash):
-            detail = f"the model hash is not {source}"
-            faults.append(Fault(Code.MODEL_HASH_MISMATCH, detail, wanted.hex(), claims.model_hash.hex()))
-    trail.check("MHASH", POLICY, faults, passed="the model hash is the expected one")
-
-
 def _compared(name: str, found: bytes, wanted: bytes | None, code: Code, what: str, trail: Trail) -> None:
     if wanted is None:
         trail.skip(name, POLICY, f"no {what} was given")
@@ -131,18 +155,6 @@ def _compared(name: str, found: bytes, wanted: bytes | None, code: Code, what: s
     fault = Fault(code, f"the receipt names another {what}", wanted.hex(), found.hex())
     equal = hmac.compare_digest(wanted, found)
     trail.check(name, POLICY, () if equal else (fault,), passed=f"the receipt names this {what}")
-
-
-def _model(claims: AirClaims, policy: ReceiptPolicy, model_faults: tuple[tuple[str, Fault], ...], trail: Trail) -> None:
-    if policy.model_id is None and policy.models is None:
-        trail.skip("MODEL", POLICY, "no model was asked for")
-        return
-    faults = [fault for check, fault in model_faults if check == "MODEL"]
-    if policy.model_id is not None and claims.model_id != policy.model_id:
-        faults.append(
-            Fault(Code.MODEL_ID_MISMATCH, "another model", printable(policy.model_id), printable(claims.model_id))
-        )
-    trail.check("MODEL", POLICY, faults, passed=printable(f"{claims.model_id} {claims.model_version}"))
 
 
 def _mode(claims: AirClaims, policy: ReceiptPolicy) -> Iterator[Fault]:

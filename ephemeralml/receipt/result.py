@@ -1,13 +1,16 @@
 """What a verification found, and the one type that says it may be relied on."""
 
 from dataclasses import dataclass, field
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 from ephemeralml.attestation.verdict import Assurance, Row, Status, Verdict
 from ephemeralml.errors import IncompleteError, MalformedError, RejectedError
 from ephemeralml.receipt import codes
 from ephemeralml.receipt.claims import AirClaims
 from ephemeralml.receipt.policy import show_time
+
+if TYPE_CHECKING:
+    from ephemeralml.attestation.appraisal import Appraisal
 
 SCHEMA = "ephemeralml.verify/1"
 EVIDENCE_LAYERS = frozenset(("T1", "T2", "T3", "T4"))
@@ -42,11 +45,13 @@ class ReceiptResult:
     claims: AirClaims | None
     """Shown even when rejected, and then unverified; None where they did not decode."""
     receipt: bytes = field(repr=False)
-    public_key: bytes
+    public_key: bytes | None
     now: int | None
     """Unix seconds that counted as the present."""
     time_basis: str = "now"
     """``now``, ``document`` or ``given``: what the evidence, or else the receipt, was judged by."""
+    appraisal: "Appraisal | None" = None
+    """Of the evidence, where there was one that could be recognised."""
 
     @property
     def failed(self) -> tuple[Row, ...]:
@@ -61,7 +66,7 @@ class ReceiptResult:
             RejectedError: Something failed; the code is that of the first failed row.
             IncompleteError: Something required was not checked.
         """
-        if self.verdict is not Verdict.VERIFIED or self.claims is None:
+        if self.verdict is not Verdict.VERIFIED or self.claims is None or self.public_key is None:
             self._refuse()
         return VerifiedReceipt(self.claims, self.receipt, self.public_key, self.assurance, self.warnings)
 

@@ -16,7 +16,7 @@ from ephemeralml.receipt.claims import SECURITY_MODES, AirClaims
 from ephemeralml.receipt.codes import Code, Fault, Warn
 from ephemeralml.receipt.envelope import open_receipt
 from ephemeralml.receipt.platform import PlatformFindings
-from ephemeralml.receipt.policy import ReceiptPolicy, check_policy
+from ephemeralml.receipt.policy import ReceiptPolicy, check_policy, check_without_evidence
 from ephemeralml.receipt.replay import ReplayStore
 from ephemeralml.receipt.result import ReceiptResult
 from ephemeralml.receipt.rules import Profile
@@ -28,7 +28,7 @@ _RECEIPT_LAYERS = frozenset((PARSE, CRYPTO, CLAIM))
 
 def verify_receipt(
     receipt: bytes,
-    public_key: bytes,
+    public_key: bytes | None,
     *,
     policy: ReceiptPolicy,
     profile: Profile = Profile.STRICT,
@@ -50,7 +50,9 @@ def verify_receipt(
 
     Args:
         receipt: The bytes as received.
-        public_key: The 32 bytes of RK, from outside the receipt.
+        public_key: The 32 bytes of RK, from outside the receipt. None where the
+            evidence should have named it and could not be read: no such result
+            is ever verified.
         policy: What the caller demands.
         profile: How strictly to read.
         now: Unix seconds that count as the present; None for no usable clock.
@@ -61,7 +63,7 @@ def verify_receipt(
         ValueError: *public_key* has not 32 bytes; nothing was checked.
         EphemeralError: The replay store failed.
     """
-    if len(public_key) != PUBLIC_KEY_BYTES:
+    if public_key is not None and len(public_key) != PUBLIC_KEY_BYTES:
         raise ValueError(f"a receipt key has {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}")
     trail = Trail()
     findings: PlatformFindings | None = None
@@ -72,13 +74,15 @@ def verify_receipt(
         check_signature(envelope, public_key, trail)  # 2
         check_claims(claims, profile, trail)  # 3
         check_policy(claims, policy, now, trail)  # 4
-        if claims.attestation_doc_hash == hashlib.sha256(public_key).digest():
+        if public_key is not None and claims.attestation_doc_hash == hashlib.sha256(public_key).digest():
             trail.warn(Warn.DOC_HASH_IS_KEY_HASH)
         if appraise is not None:
             findings = appraise(claims)  # 5
             trail.rows.extend(findings.rows)
             for warning in findings.warnings:
                 trail.warn(warning)
+        else:
+            check_without_evidence(policy, trail)
         _check_replay(claims, public_key, replay, trail)  # 6
     return ReceiptResult(
         verdict=_verdict(trail),
@@ -90,13 +94,17 @@ def verify_receipt(
         public_key=public_key,
         now=now,
         time_basis=findings.time_basis if findings is not None else "now",
+        appraisal=findings.appraisal if findings is not None else None,
     )
 
 
-def check_signature(envelope: cose.Sign1, public_key: bytes, trail: Trail) -> None:
+def check_signature(envelope: cose.Sign1, public_key: bytes | None, trail: Trail) -> None:
     """Run L2 over the bytes as received."""
     faults: tuple[Fault, ...] = ()
     assert envelope.payload is not None
+    if public_key is None:
+        trail.skip("SIG", CRYPTO, "there is no key: the evidence names none that could be read", required=True)
+        return
     if len(envelope.signature) != SIGNATURE_BYTES:
         size = f"{len(envelope.signature)} bytes"
         faults = (Fault(Code.BAD_SIG_LENGTH, "the signature has another length", "64 bytes", size),)
@@ -118,11 +126,11 @@ def check_claims(claims: AirClaims, profile: Profile, trail: Trail) -> None:
         trail.warn(Warn.FREE_SECURITY_MODE)
 
 
-def _check_replay(claims: AirClaims, public_key: bytes, replay: ReplayStore | None, trail: Trail) -> None:
+def _check_replay(claims: AirClaims, public_key: bytes | None, replay: ReplayStore | None, trail: Trail) -> None:
     if replay is None:
         trail.skip("REPLAY", POLICY, "no replay store was given")
         return
-    if not trail.passed("SIG"):
+    if public_key is None or not trail.passed("SIG"):
         trail.skip("REPLAY", POLICY, "not looked up: the signature does not hold")
         return
     if trail.failed:
