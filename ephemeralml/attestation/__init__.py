@@ -1,0 +1,1 @@
+"""What an evidence document says, and whether to believe it (attestation)."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
+from typing import Self
 
 from ephemeralml.attestation.verdict import Assurance
 from ephemeralml.errors import MalformedError
@@ -80,6 +81,21 @@ class AppraisalTime:
     instant: datetime | None
     source: str
     """``clock``, ``argument``, ``nitro.timestamp``, ``receipt.iat`` …"""
+
+    @classmethod
+    def now(cls, instant: datetime) -> Self:
+        """Return the time of a live session: *instant*, which the caller read from the clock."""
+        return cls(TimeBasis.NOW, instant, "clock")
+
+    @classmethod
+    def of_document(cls) -> Self:
+        """Return the time of an archive: whatever the document's own signed time is."""
+        return cls(TimeBasis.DOCUMENT, None, "document")
+
+    @classmethod
+    def given(cls, instant: datetime) -> Self:
+        """Return the time of an audit: *instant*, as somebody named it."""
+        return cls(TimeBasis.GIVEN, instant, "argument")
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,28 @@ class Row:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A value that a policy does not accept; policies collect all of them."""
+
+    id: str
+    """Name of the row it fails: ``N14``, ``MODEL`` …"""
+    code: str
+    detail: str
+    expected: str | None = None
+    actual: str | None = None
+
+    def to_row(self, layer: str) -> Row:
+        """Return the failed row that reports it."""
+        return Row(self.id, layer, Status.FAIL, self.code, self.detail, self.expected, self.actual, required=True)
+
+
+def short_hex(value: bytes, digits: int = 16) -> str:
+    """Return *value* as hex for people: whole up to 32 bytes, else both ends of it."""
+    text = value.hex()
+    return text if len(text) <= 64 else f"{text[:digits]}…{text[-digits // 2 :]}"
+
+
 def decide(rows: Iterable[Row], *, parse_layers: frozenset[str]) -> Verdict:
     """Return the verdict that *rows* amount to (air-v1 section 8).
 

@@ -1,0 +1,1 @@
+"""The software TEE: an authority, a module and measurements without any hardware."""

@@ -1,0 +1,1 @@
+"""AWS Nitro documents: read, verify, compare with a policy."""
