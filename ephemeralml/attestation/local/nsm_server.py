@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from threading import BoundedSemaphore, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from ephemeralml.attestation.local.nsm import MAX_REQUEST_BYTES, SoftwareNsm
 from ephemeralml.errors import UnavailableError
@@ -94,15 +94,15 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         self._connections: set[socket.socket] = set()
         super().__init__(str(path), _Handler)
 
-    def verify_request(self, request: object, client_address: object) -> bool:
+    def verify_request(self, *_: object) -> bool:
         """Take a connection only while there is room for it."""
         return self._slots.acquire(blocking=False)
 
-    def finish_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+    def finish_request(self, request: Any, client_address: Any) -> None:
         """Serve one connection in its thread."""
         self._connections.add(request)
         try:
-            super().finish_request(request, client_address)  # type: ignore[arg-type]
+            super().finish_request(request, client_address)
         finally:
             self._connections.discard(request)
             self._slots.release()
