@@ -1,0 +1,31 @@
+"""Socket errors, told with their address."""
+
+import socket
+
+from ephemeralml.errors import UnavailableError
+from ephemeralml.transport.address import Address
+from ephemeralml.transport.streams import DeadlineError
+
+_HINT = "is it running, and is the address right?"
+
+
+def unreachable(address: Address, error: OSError) -> UnavailableError:
+    """Return what to raise when *address* could not be connected to."""
+    if isinstance(error, TimeoutError):
+        return DeadlineError(f"no connection to {address} in time", hint=_HINT)
+    if isinstance(error, socket.gaierror):
+        return UnavailableError(f"{address.host!r} could not be resolved", hint="check the host's name")
+    return UnavailableError(f"no connection to {address}: {reason(error)}", hint=_HINT)
+
+
+def unlistenable(address: Address, error: OSError) -> UnavailableError:
+    """Return what to raise when *address* could not be listened on."""
+    return UnavailableError(
+        f"cannot listen on {address}: {reason(error)}",
+        hint="is another process there already, and may this user use it?",
+    )
+
+
+def reason(error: OSError) -> str:
+    """Return the system's words for *error*, or its type."""
+    return error.strerror or type(error).__name__
