@@ -35,6 +35,7 @@ def verify_receipt(
     now: int | None,
     replay: ReplayStore | None = None,
     appraise: Callable[[AirClaims], PlatformFindings] | None = None,
+    time_basis: str = "now",
 ) -> ReceiptResult:
     """Verify a receipt.
 
@@ -57,6 +58,7 @@ def verify_receipt(
         profile: How strictly to read.
         now: Unix seconds that count as the present; None for no usable clock.
         replay: Where accepted receipts are remembered.
+        time_basis: What *now* is, where there is no evidence to say: ``now`` or ``given``.
         appraise: Judges the evidence document for these claims (`platform.appraiser`).
 
     Raises:
@@ -93,7 +95,7 @@ def verify_receipt(
         receipt=receipt,
         public_key=public_key,
         now=now,
-        time_basis=findings.time_basis if findings is not None else "now",
+        time_basis=findings.time_basis if findings is not None else time_basis,
         appraisal=findings.appraisal if findings is not None else None,
     )
 
