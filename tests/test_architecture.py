@@ -46,8 +46,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BELOW_ENCLAVE | ROLES | {"bench"},
 }
 
-CLIENT_MODEL = {"ephemeralml.model.manifest"}
-"""All that the client may know of models."""
+CLIENT_MODEL = {"ephemeralml.model.manifest", "ephemeralml.model.envelope"}
+"""All that the client may know of models: the manifest and the signature around it."""
+
+LAZY_USERS = {"cli", "bench", "enclave", "audit"}
+"""These print or record ``ephemeralml.__version__``."""
 
 SANS_IO = ("ephemeralml.crypto.", "ephemeralml.channel.")
 IO_MODULES = {"asyncio", "http", "select", "selectors", "socket", "socketserver", "ssl", "subprocess", "time", "urllib"}
@@ -162,10 +165,6 @@ def test_no_module_imports_the_package_itself() -> None:
     assert [
         module for module in layered() if "ephemeralml" in imports(module) and layer(module) not in LAZY_USERS
     ] == []
-
-
-LAZY_USERS = {"cli", "bench", "enclave", "audit"}
-"""These print or record ``ephemeralml.__version__``."""
 
 
 def test_the_client_knows_of_models_only_the_manifest() -> None:
