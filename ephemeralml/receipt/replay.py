@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _APPLICATION_ID = 0x41495231
 """``AIR1``, so that no other program's database is taken for ours."""
+_MAGIC = b"SQLite format 3\x00"
 _BUSY_SECONDS = 10.0
 
 
@@ -116,6 +117,9 @@ class SqliteReplayStore:
                 raise UnavailableError(f"the replay store {self._path} is not a regular file")
             if stat.S_IMODE(status.st_mode) & 0o077:
                 os.fchmod(descriptor, 0o600)
+            # SQLite takes a file of a few bytes for an empty one.
+            if status.st_size and os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
+                raise self._broken("no SQLite database")
         finally:
             os.close(descriptor)
 
