@@ -1,17 +1,61 @@
 """`ephemeralml bench`: measure this installation."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ephemeralml.cli import console
+
+if TYPE_CHECKING:
+    from rich.console import Console as Printer
+
+    from ephemeralml.bench.report import Report
 
 app = typer.Typer(no_args_is_help=True, help="Measure this installation, print ratios.")
 
 
-@app.command()
-def core() -> None:
-    """Measure the main job: engine, path, handshake, verification, records."""
-    from ephemeralml.cli import console
-
-    console.current().result({"ok": 1}, lambda out: out.print("ok"))
-
-
 @app.callback()
 def _group() -> None: ...
+
+
+@app.command()
+def core(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: seconds, and more noise.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="Also draw the targets to this .svg or .html file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the chart file.")] = False,
+) -> None:
+    """Measure the main job: engine, whole path, handshake, verification, records."""
+    from ephemeralml.bench import core as bench
+
+    out = console.current()
+    if chart is not None:
+        if chart.suffix not in {".svg", ".html"}:
+            raise console.usage(f"cannot draw to {str(chart)!r}", hint="name a file that ends in .svg or .html")
+        console.check_writable(chart, force=force)
+    with out.progress() as progress:
+        report = bench.run(progress, quick=quick)
+    if chart is not None:
+        drawn = report.to_svg() if chart.suffix == ".svg" else report.to_html()
+        console.write_file(chart, drawn.encode(), force=force)
+        out.note(f"chart: {chart}")
+    out.result(report.to_json(), lambda printer: _print(report, printer))
+
+
+def _print(report: "Report", printer: "Printer") -> None:
+    described = report.machine
+    printer.print(
+        f"{described['cpu']}, {described['cores']} cores, Python {described['python']}, load {described['load']}"
+    )
+    printer.print()
+    printer.print(f"{'what':<60}{'p50':>10}{'p95':>10}  unit")
+    for row in report.rows:
+        printer.print(f"{row.name:<60}{_figure(row.p50):>10}{_figure(row.p95):>10}  {row.unit}  {row.note}")
+    printer.print()
+    for target in report.targets:
+        sign, mark = ("≤" if target.at_most else "≥"), ("✓" if target.met else "✗")
+        printer.print(f"{mark} {target.name:<58}{_figure(target.value):>10} {sign} {target.target:g} {target.unit}")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
