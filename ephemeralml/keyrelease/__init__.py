@@ -1,0 +1,1 @@
+"""Release of model keys to attested machines (key-release.md)."""

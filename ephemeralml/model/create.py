@@ -25,6 +25,7 @@ from ephemeralml.model.hashing import Meter, chunk_digest, chunk_root, worker_co
 from ephemeralml.model.manifest import (
     DEFAULT_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
+    MAX_TEXT_BYTES,
     MIN_CHUNK_BYTES,
     Manifest,
     ManifestFile,
@@ -62,6 +63,9 @@ class PackageRequest:
 
     def __post_init__(self) -> None:
         check_model_id(self.model_id)
+        for text in (self.license, self.publisher, self.architecture or ""):
+            if len(text.encode()) > MAX_TEXT_BYTES:
+                raise MalformedError(f"licence, publisher and architecture have at most {MAX_TEXT_BYTES} bytes")
         power_of_two = self.chunk_size > 0 and self.chunk_size & (self.chunk_size - 1) == 0
         if not power_of_two or not MIN_CHUNK_BYTES <= self.chunk_size <= MAX_CHUNK_BYTES:
             raise MalformedError(f"chunk size {self.chunk_size} is no power of two from 64 KiB to 64 MiB")
@@ -80,9 +84,9 @@ def create_package(
         progress: Told of the bytes written.
 
     Raises:
-        MalformedError: The model does not parse, or breaks a limit.
-        RejectedError: A pickle, a dtype that is not allowed, a file that
-            changed meanwhile (code SOURCE_CHANGED).
+        MalformedError: The model does not parse, breaks a limit, or holds what
+            can run code.
+        RejectedError: A file changed meanwhile (code SOURCE_CHANGED).
         UnavailableError: *out* exists, or the disk does not allow it.
     """
     progress = progress or Silent()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
+from ephemeralml.errors import MalformedError, UnavailableError
 from ephemeralml.model.formats import gguf, pickle, safetensors
 from ephemeralml.model.formats.gguf import GgufHeader
 from ephemeralml.model.formats.safetensors import DEFAULT_DTYPES, SafetensorsHeader
@@ -121,9 +121,9 @@ def check_format(file: SourceFile, fd: int, *, dtypes: Collection[str] = DEFAULT
     """Check what *file* is; return its header if it holds weights.
 
     Raises:
-        MalformedError: Weights whose header does not hold.
-        RejectedError: A pickle (PICKLE), a suspect name (FORMAT_UNKNOWN), or a
-            dtype that is not allowed (DTYPE_NOT_ALLOWED).
+        MalformedError: Weights whose header does not hold, a pickle (code
+            PICKLE), a suspect name (FORMAT_UNKNOWN), or a dtype that is not
+            allowed (DTYPE_NOT_ALLOWED).
     """
     source = FileSource(fd)
     header: WeightsHeader | None = None
@@ -132,16 +132,9 @@ def check_format(file: SourceFile, fd: int, *, dtypes: Collection[str] = DEFAULT
             header = safetensors.parse(source, dtypes=dtypes)
         elif file.path.endswith(".gguf"):
             header = gguf.parse(source)
-    except (MalformedError, RejectedError) as error:
+    except MalformedError as error:
         # A pickle called .safetensors is worth its own name.
         pickle.refuse(file.path, source, safetensors=False)
-        raise _named(file.path, error) from error
+        raise MalformedError(f"{file.path}: {error.message}", code=error.code, hint=error.hint) from error
     pickle.refuse(file.path, source, safetensors=isinstance(header, SafetensorsHeader))
     return header
-
-
-def _named(path: str, error: MalformedError | RejectedError) -> MalformedError | RejectedError:
-    message = f"{path}: {error.message}"
-    if isinstance(error, MalformedError):
-        return MalformedError(message, code=error.code, hint=error.hint)
-    return RejectedError(message, code=error.code, expected=error.expected, actual=error.actual, hint=error.hint)

@@ -1,0 +1,1 @@
+"""Storage of packages: one interface, an adapter for each place."""

@@ -56,7 +56,6 @@ class EncoderEngine:
         Raises:
             MalformedError: A file is missing or out of bounds, or the model is
                 of a kind that is not supported (code MODEL_UNSUPPORTED).
-            RejectedError: A tensor has a dtype that is not allowed.
             UnavailableError: ONNX Runtime cannot load the graph.
         """
 

@@ -34,8 +34,8 @@ class Checkpoint:
             prefixes: What a tensor's name may start with; dropped from it.
 
         Raises:
-            MalformedError: A header lies, or two files name the same tensor.
-            RejectedError: A dtype that is not allowed.
+            MalformedError: A header lies, a dtype is not allowed, or two files
+                name the same tensor.
         """
         self._tensors: dict[str, _Located] = {}
         longest_first = sorted(prefixes, key=len, reverse=True)

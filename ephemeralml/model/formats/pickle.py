@@ -5,7 +5,7 @@ Loading a pickle runs code. This looks at bytes only and never loads one.
 
 import pickletools
 
-from ephemeralml.errors import RejectedError
+from ephemeralml.errors import MalformedError
 from ephemeralml.model.formats.source import ByteSource
 
 SUSPECT_SUFFIXES = (".bin", ".pt", ".pkl", ".ckpt")
@@ -30,7 +30,7 @@ def refuse(path: str, source: ByteSource, *, safetensors: bool) -> None:
             (0x80 0x02 is 640); see `_cannot_be_pickle`.
 
     Raises:
-        RejectedError: With code PICKLE, or FORMAT_UNKNOWN for a suspect name.
+        MalformedError: With code PICKLE, or FORMAT_UNKNOWN for a suspect name.
     """
     head = source.read(0, min(8, source.size))
     if len(head) >= 2 and head[0] == _PROTO and 1 <= head[1] <= 5 and not (safetensors and _cannot_be_pickle(head)):
@@ -38,7 +38,7 @@ def refuse(path: str, source: ByteSource, *, safetensors: bool) -> None:
     if _is_zip(source, head) and _mentions_pickle(source):
         raise _refused(path, "is an archive with a pickle in it, and loading one runs code")
     if path.lower().endswith(SUSPECT_SUFFIXES):
-        raise RejectedError(
+        raise MalformedError(
             f"{path} has a suffix that pickles use, and is none",
             code="FORMAT_UNKNOWN",
             hint="convert the weights to safetensors or GGUF, or remove the file",
@@ -71,7 +71,7 @@ def _mentions_pickle(source: ByteSource) -> bool:
     return False
 
 
-def _refused(path: str, why: str) -> RejectedError:
-    return RejectedError(
+def _refused(path: str, why: str) -> MalformedError:
+    return MalformedError(
         f"{path} {why}", code="PICKLE", hint="convert the weights to safetensors or GGUF and remove the file"
     )

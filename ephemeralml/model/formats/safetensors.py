@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ephemeralml.crypto import strict_json
-from ephemeralml.errors import MalformedError, RejectedError
+from ephemeralml.errors import MalformedError
 from ephemeralml.model.formats.source import ByteSource
 
 MAX_HEADER_BYTES = 100_000_000
@@ -66,8 +66,8 @@ def parse(source: ByteSource, *, dtypes: Collection[str] = DEFAULT_DTYPES) -> Sa
     """Read and check the header of *source*.
 
     Raises:
-        MalformedError: Not safetensors, or its header lies about the data.
-        RejectedError: A dtype outside *dtypes* (code DTYPE_NOT_ALLOWED).
+        MalformedError: Not safetensors, its header lies about the data, or a
+            dtype is outside *dtypes* (code DTYPE_NOT_ALLOWED).
     """
     if source.size < 8:
         raise MalformedError("a safetensors file of less than 8 bytes")
@@ -89,11 +89,9 @@ def parse(source: ByteSource, *, dtypes: Collection[str] = DEFAULT_DTYPES) -> Sa
     _check_tiling(entries, base, source.size)
     for entry in entries:
         if entry.dtype not in dtypes:
-            raise RejectedError(
-                f"tensor {entry.name!a} has dtype {entry.dtype}",
+            raise MalformedError(
+                f"tensor {entry.name!a} has dtype {entry.dtype}, allowed are {', '.join(sorted(dtypes))}",
                 code="DTYPE_NOT_ALLOWED",
-                expected=sorted(dtypes),
-                actual=entry.dtype,
                 hint=f"allow it with --allow-dtype {entry.dtype} if the engine needs it",
             )
     return SafetensorsHeader(tuple(entries), metadata, length)

@@ -1,0 +1,191 @@
+"""`ephemeralml model`: look into a model, package, sign and verify it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ephemeralml.cli import console
+
+if TYPE_CHECKING:
+    from ephemeralml.crypto.keys import PublicKey
+    from ephemeralml.model.create import PackageRequest
+    from ephemeralml.semver import SemVer
+
+app = typer.Typer(no_args_is_help=True, help="Package models: inspect, encrypt, sign, verify.")
+
+_AllowDtype = Annotated[
+    list[str] | None,
+    typer.Option("--allow-dtype", metavar="D", help="Also take tensors of this dtype; may be repeated."),
+]
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model folder, a model file, or a package.")],
+    allow_dtype: _AllowDtype = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor in the text output too.")] = False,
+) -> None:
+    """Show format, architecture, tensors, dtypes, sizes and hashes; refuse what can run code or lie."""
+    from ephemeralml.cli.render_model import inspection_document, print_inspection
+    from ephemeralml.model.inspect import inspect as look
+
+    _existing(path)
+    with console.current().progress() as progress:
+        found = look(path, dtypes=_dtypes(allow_dtype or []), progress=progress)
+    if found.package is not None:
+        console.current().note("the manifest's signature was not checked; `ephemeralml model verify` does that")
+    console.current().result(inspection_document(found), lambda out: print_inspection(out, found, tensors=tensors))
+
+
+@app.command()
+def encrypt(  # noqa: PLR0917 - the command's options
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model folder, or one weights file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The package to make.")],
+    model_id: Annotated[
+        str, typer.Option("--model-id", metavar="ID", help="Name of the model, as requests will use it.")
+    ],
+    model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="SemVer 2.0 version.")],
+    suite: Annotated[
+        str, typer.Option("--suite", metavar="S", help="How the files are encrypted.")
+    ] = "chacha20poly1305-stream",
+    key: Annotated[str | None, typer.Option("--key", metavar="URI", help="KMS key that wraps the data key.")] = None,
+    chunk_size: Annotated[
+        int, typer.Option("--chunk-size", metavar="BYTES", help="Power of two, 64 KiB to 64 MiB.")
+    ] = 4 << 20,
+    allow_dtype: _AllowDtype = None,
+    license_: Annotated[str, typer.Option("--license", metavar="SPDX", help="Licence of the model.")] = "NOASSERTION",
+    publisher: Annotated[str, typer.Option("--publisher", metavar="NAME", help="Who publishes it.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing package.")] = False,
+) -> None:
+    """Turn a plaintext model into a package, ready to sign."""
+    from ephemeralml.cli.render_model import package_document, print_package
+    from ephemeralml.model.create import create_package
+
+    _existing(path)
+    _check_suite(suite, key)
+    request = _request(model_id, model_version, chunk_size, allow_dtype or [], license_, publisher)
+    console.check_writable(out, force=force)
+    with console.current().progress() as progress:
+        made = create_package(path, out, request, replace=force, progress=progress)
+    console.current().warning("the package is not encrypted: only a runtime that allows plaintext will load it")
+    console.current().result(package_document(out, made), lambda printer: print_package(printer, out, made))
+
+
+@app.command()
+def sign(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="The package's folder.")],
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The publisher's private key (PEM).")],
+) -> None:
+    """Sign the package's manifest (Ed25519, DSSE), in place of any signature it has."""
+    from ephemeralml.cli.key_files import read_private_key
+    from ephemeralml.cli.render_model import print_signed, signed_document
+    from ephemeralml.model.sign import sign_package
+
+    _existing(package, folder=True)
+    private = read_private_key(key)
+    signed = sign_package(package, private)
+    document = signed_document(package, signed, private.public)
+    console.current().result(document, lambda out: print_signed(out, document))
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="The package's folder.")],
+    publisher_key: Annotated[
+        list[str],
+        typer.Option(
+            "--publisher-key", metavar="KEY", help="ed25519:HEX, HEX or a file; may be repeated, one has to fit."
+        ),
+    ],
+    min_version: Annotated[
+        str | None, typer.Option("--min-version", metavar="V", help="Refuse an older version.")
+    ] = None,
+    allow_plaintext: Annotated[
+        bool, typer.Option("--allow-plaintext", help="Accept a package that is not encrypted.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Check the plaintext digests of every file too.")] = False,
+) -> None:
+    """Check signature, layout, sizes and digests; offline."""
+    from ephemeralml.cli.render_model import print_verified, verified_document
+    from ephemeralml.model.package import Package
+    from ephemeralml.model.verify import verify_package
+    from ephemeralml.model.verify_full import verify_plaintext
+
+    _existing(package, folder=True)
+    keys = _publisher_keys(publisher_key)
+    oldest = None if min_version is None else _version(min_version, "--min-version")
+    with Package.open(package) as opened, console.current().progress() as progress:
+        verified = verify_package(
+            opened, publisher_keys=keys, min_version=oldest, allow_plaintext=allow_plaintext, progress=progress
+        )
+        if full:
+            verify_plaintext(verified, opened, progress=progress)
+    document = verified_document(package, verified, full=full)
+    console.current().result(document, lambda out: print_verified(out, document))
+
+
+def _existing(path: Path, *, folder: bool = False) -> None:
+    if not path.exists() and not path.is_symlink():
+        raise console.usage(f"there is no {str(path)!r}")
+    if folder and not path.is_dir():
+        raise console.usage(f"{str(path)!r} is no folder", hint="a package is a folder with a manifest.json")
+
+
+def _check_suite(suite: str, key: str | None) -> None:
+    from ephemeralml.model.manifest import Suite
+
+    if suite not in {known.value for known in Suite}:
+        raise console.usage(f"unknown suite {suite!r}", hint=f"known are {', '.join(known.value for known in Suite)}")
+    if suite != Suite.NONE.value:
+        raise console.usage(
+            f"suite {suite} arrives with key release, this version makes unencrypted packages only",
+            hint="add --suite none to make a signed package that is not encrypted",
+        )
+    if key is not None:
+        raise console.usage("--key has no use with --suite none: there is no data key to wrap")
+
+
+def _request(
+    model_id: str, version: str, chunk_size: int, allow_dtype: list[str], license_: str, publisher: str
+) -> "PackageRequest":
+    from ephemeralml import clock
+    from ephemeralml.errors import MalformedError
+    from ephemeralml.model.create import PackageRequest
+
+    try:
+        return PackageRequest(
+            model_id=model_id,
+            version=_version(version, "--model-version"),
+            created_at=clock.now().replace(microsecond=0),
+            license=license_,
+            publisher=publisher,
+            chunk_size=chunk_size,
+            dtypes=_dtypes(allow_dtype),
+        )
+    except MalformedError as error:
+        raise console.usage(error.message, hint=error.hint) from error
+
+
+def _version(text: str, option: str) -> "SemVer":
+    from ephemeralml.semver import SemVer
+
+    try:
+        return SemVer.parse(text)
+    except ValueError as error:
+        raise console.usage(f"{option}: {error}", hint="write it as 1.2.3 or 1.2.3-rc.1") from error
+
+
+def _dtypes(allowed: list[str]) -> frozenset[str]:
+    from ephemeralml.model.formats.safetensors import DEFAULT_DTYPES, DTYPE_BITS
+
+    for name in allowed:
+        if name not in DTYPE_BITS:
+            raise console.usage(f"--allow-dtype: no dtype {name!r}", hint=f"known are {', '.join(sorted(DTYPE_BITS))}")
+    return DEFAULT_DTYPES | frozenset(allowed)
+
+
+def _publisher_keys(texts: list[str]) -> "list[PublicKey]":
+    from ephemeralml.cli.key_files import read_public_key
+
+    return [read_public_key(text) for text in texts]

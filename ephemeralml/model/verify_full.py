@@ -1,0 +1,45 @@
+"""Checks every plaintext digest of a package: ``model verify --full`` (model-package.md section 1)."""
+
+import hashlib
+import hmac
+
+from ephemeralml.errors import RejectedError
+from ephemeralml.model.blobs import BlobStore
+from ephemeralml.model.container import ReaderFactory, load_files
+from ephemeralml.model.verify import VerifiedManifest
+from ephemeralml.progress import Progress
+
+
+def verify_plaintext(
+    verified: VerifiedManifest,
+    store: BlobStore,
+    *,
+    reader: ReaderFactory | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Load every file of a package and check its plaintext, root and flat digest.
+
+    1. Size and chunk root of every file: `load_files`.     SIZE_MISMATCH, CHUNK_ROOT_MISMATCH
+    2. SHA-256 of every file.                               FILE_DIGEST_MISMATCH
+
+    Raises:
+        RejectedError: A check fails.
+        UnavailableError: A blob is missing, or the package is encrypted and
+            there is no *reader*.
+    """
+    # 1
+    loaded = load_files(verified, store, reader=reader, progress=progress)
+    try:
+        # 2
+        for file in verified.manifest.files:
+            actual = hashlib.sha256(loaded[file.path].view()).digest()
+            if not hmac.compare_digest(actual, file.sha256):
+                raise RejectedError(
+                    f"{file.path}: its contents are not those the manifest was signed for",
+                    code="FILE_DIGEST_MISMATCH",
+                    expected=file.sha256.hex(),
+                    actual=actual.hex(),
+                )
+    finally:
+        for memory in loaded.values():
+            memory.close()
