@@ -17,12 +17,16 @@ class ByteBudget:
         self.used += count
         return True
 
-    def overdraw(self, count: int) -> None:
-        """Reserve *count* bytes that exist already, beyond the limit if need be."""
-        self.used += count
+    def adjust(self, change: int) -> None:
+        """Correct a reservation to bytes that exist already, beyond the limit if need be.
 
-    def give(self, count: int) -> None:
-        """Return *count* reserved bytes."""
-        self.used -= count
+        Raises:
+            RuntimeError: More is returned than was reserved.
+        """
+        self.used += change
         if self.used < 0:
             raise RuntimeError("more bytes returned than reserved")
+
+    def give(self, count: int) -> None:
+        """Return *count* reserved bytes; errors as `adjust`."""
+        self.adjust(-count)

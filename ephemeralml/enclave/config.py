@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 from ephemeralml import resources
 from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.semver import SemVer
 
 SCHEMA = "ephemeralml.enclave/1"
 MAX_CONFIG_BYTES = 262_144
@@ -45,6 +46,18 @@ class AllowedModel(_Section):
     """A model id, or a glob over ids (``minilm-*``)."""
     min_version: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     """The oldest SemVer version; an older package is a rollback. None sets no bound."""
+
+    @field_validator("min_version")
+    @classmethod
+    def _version_parses(cls, value: str | None) -> str | None:
+        if value is not None:
+            SemVer.parse(value)
+        return value
+
+    @property
+    def minimum(self) -> SemVer | None:
+        """`min_version`, parsed."""
+        return None if self.min_version is None else SemVer.parse(self.min_version)
 
     def matches(self, model_id: str) -> bool:
         """Return whether *model_id* is one of these, case and all."""
@@ -89,7 +102,6 @@ class Limits(_Section):
     handshake_seconds: float = Field(default=10.0, gt=0, le=10, strict=False)
     idle_seconds: int = Field(default=300, ge=1, le=300)
     session_seconds: float = Field(default=3_600.0, gt=0, le=3_600, strict=False)
-    request_body_seconds: float = Field(default=60.0, gt=0, le=60, strict=False)
     stall_seconds: float = Field(default=60.0, gt=0, le=600, strict=False)
     """A peer that takes none of its pending bytes for so long is cut off."""
     drain_seconds: float = Field(default=30.0, gt=0, le=600, strict=False)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from ephemeralml.enclave.engines.base import EmbeddingEngine
 from ephemeralml.enclave.worker import EngineWorker
 from ephemeralml.errors import MalformedError, RejectedError
-from ephemeralml.model.semver import SemVer
+from ephemeralml.model.manifest import Task
+from ephemeralml.model.verify import VerifiedManifest
 
 SCHEME = "sha256-manifest"
 """How every model hash of ours is made (air-v1 section 6)."""
@@ -16,26 +17,27 @@ SCHEME = "sha256-manifest"
 class ServedModel:
     """One verified model with its engine."""
 
-    model_id: str
-    version: SemVer
-    model_hash: bytes
-    """SHA-256 of the signed manifest's payload."""
-    task: str
-    created: int
-    """When the manifest was made, Unix seconds."""
-    publisher: str
-    """Name the manifest gives its publisher; unverified, the key is what counts."""
-    publisher_key: str
-    """The measured key that signed the manifest."""
-    envelope: bytes = field(repr=False)
-    """The DSSE envelope as shipped."""
+    verified: VerifiedManifest
     engine: EmbeddingEngine = field(repr=False)
     worker: EngineWorker = field(repr=False)
+    model_hash: bytes = field(init=False)
+    """SHA-256 of the signed manifest's payload, made once."""
+    version: str = field(init=False)
+    """The version as receipts and identity state it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_hash", self.verified.model_hash)
+        object.__setattr__(self, "version", str(self.verified.manifest.version))
 
     @property
-    def version_text(self) -> str:
-        """The version as the manifest writes it."""
-        return str(self.version)
+    def model_id(self) -> str:
+        """The model's id, without its version."""
+        return self.verified.manifest.model_id
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.verified.manifest.task
 
     @property
     def full_name(self) -> str:
@@ -68,7 +70,7 @@ class ModelRegistry:
             self._by_name[model.full_name] = model
         for model in self.models:
             best = self._by_name.get(model.model_id)
-            if best is None or best.version < model.version:
+            if best is None or best.verified.manifest.version < model.verified.manifest.version:
                 self._by_name[model.model_id] = model
         self.aliases: dict[str, ServedModel] = {}
         """Alias to model."""

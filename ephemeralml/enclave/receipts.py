@@ -57,7 +57,7 @@ class SessionReceipts:
             iat=boot.unix_time(),
             cti=os.urandom(16),
             model_id=model.model_id,
-            model_version=model.version_text,
+            model_version=model.version,
             model_hash=model.model_hash,
             model_hash_scheme=SCHEME,
             request_hash=request_hash,

@@ -16,7 +16,7 @@ def test_what_does_not_fit_reserves_nothing() -> None:
 
 def test_overdrawing_is_paid_back() -> None:
     budget = ByteBudget(10)
-    budget.overdraw(15)
+    budget.adjust(15)
     assert not budget.take(0)
     budget.give(15)
     assert budget.used == 0

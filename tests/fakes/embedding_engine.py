@@ -1,12 +1,15 @@
 """A tiny engine of the production protocol: no weights, exact and repeatable."""
 
 import hashlib
-import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ephemeralml.enclave.engines.base import Embeddings
+
+if TYPE_CHECKING:
+    import threading
 
 
 class HashEngine:
@@ -41,7 +44,7 @@ class HashEngine:
         for row, ids in zip(rows, batch, strict=True):
             seed = int.from_bytes(hashlib.sha256(repr(list(ids)).encode()).digest()[:8], "big")
             row[:] = np.random.default_rng(seed).standard_normal(self.dim)
-            row /= np.linalg.norm(row)
+            row[:] /= np.linalg.norm(row)
         return rows
 
     def close(self) -> None:

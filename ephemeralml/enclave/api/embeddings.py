@@ -20,6 +20,7 @@ from ephemeralml.crypto import strict_json
 from ephemeralml.enclave.api.errors import ApiError, bad_parameter, unsupported_parameter
 from ephemeralml.enclave.api.messages import ApiResponse, Usage
 from ephemeralml.errors import MalformedError
+from ephemeralml.model.manifest import Task
 
 _PARAMETERS = frozenset({"model", "input", "encoding_format", "dimensions"})
 
@@ -69,13 +70,13 @@ def model_name(document: Mapping[str, Any]) -> str:
     return name
 
 
-def check_task(task: str) -> None:
+def check_task(task: Task) -> None:
     """Refuse a model that makes something else.
 
     Raises:
         ApiError: 400, naming ``model``.
     """
-    if task != "embedding":
+    if task is not Task.EMBEDDING:
         raise bad_parameter("model", "this model makes no embeddings", code="model_not_supported")
 
 
@@ -132,6 +133,12 @@ def _parse_input(value: Any, max_inputs: int) -> tuple[tuple[str, ...] | None, t
     if all(type(entry) is list and entry and all(type(token) is int for token in entry) for entry in value):
         return None, tuple(tuple(entry) for entry in value)
     raise bad_parameter("input", "'input' mixes kinds, or holds something else than texts or non-empty token id lists")
+
+
+def estimate_bytes(request: EmbeddingsRequest, dim: int) -> int:
+    """Return how large the response may become; a number takes at most 16 characters."""
+    count = len(request.texts or request.token_ids or ())
+    return 1_024 + count * (64 + 16 * dim)
 
 
 def check_token_ids(batch: Sequence[Sequence[int]], *, vocabulary: int, max_tokens: int) -> None:

@@ -56,18 +56,19 @@ def model(registry: ModelRegistry, name: str) -> ApiResponse:
 
 
 def _entry(name: str, served: ServedModel) -> dict[str, Any]:
+    manifest = served.verified.manifest
     return {
         "id": name,
         "object": "model",
-        "created": served.created,
-        "owned_by": served.publisher,
+        "created": int(manifest.created_at.timestamp()),
+        "owned_by": manifest.publisher,
         "ephemeralml": {
             "model_id": served.model_id,
-            "version": served.version_text,
+            "version": served.version,
             "model_hash": served.model_hash.hex(),
             "model_hash_scheme": SCHEME,
-            "publisher_key": served.publisher_key,
-            "task": served.task,
+            "publisher_key": str(served.verified.publisher_key),
+            "task": served.task.value,
         },
     }
 
@@ -77,7 +78,7 @@ def manifest(registry: ModelRegistry, digits: str) -> ApiResponse:
     served = registry.by_hash(digits)
     if served is None:
         raise ApiError(404, "no loaded model has that hash", code="manifest_not_found")
-    return ApiResponse(200, served.envelope)
+    return ApiResponse(200, served.verified.envelope)
 
 
 def attestation(session: SessionFacts) -> ApiResponse:

@@ -1,6 +1,5 @@
 """Requests and responses as the API sees them: complete bodies, no channel."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -36,11 +35,6 @@ class ApiResponse:
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
     usage: Usage | None = None
-    digest: bytes = field(init=False, repr=False)
-    """SHA-256 of the body, made where the body is made: a large one in the engine's thread."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", hashlib.sha256(self.body).digest())
 
 
 def json_response(document: object, *, status: int = 200) -> ApiResponse:

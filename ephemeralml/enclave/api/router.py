@@ -45,6 +45,8 @@ class Plan:
     """The model selected, whose receipt the answer carries; None for no receipt."""
     response: ApiResponse | None = None
     work: Work | None = field(default=None, repr=False)
+    response_bytes: int = 0
+    """An upper estimate of the answer that *work* makes, reserved while it runs."""
 
 
 class Router:
@@ -116,7 +118,8 @@ class Router:
             )
         except ApiError as error:
             return Plan(model, error.response())
-        return Plan(model, work=EmbeddingWork(model, parsed, model.model_id))
+        estimate = embeddings.estimate_bytes(parsed, model.engine.dim)
+        return Plan(model, work=EmbeddingWork(model, parsed, model.model_id), response_bytes=estimate)
 
     def _introspect(self, request: ApiRequest, session: SessionFacts) -> ApiResponse:
         path = request.path
