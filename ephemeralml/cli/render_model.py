@@ -168,8 +168,7 @@ def _file_rows(found: Inspection) -> list[list[str]]:
 
 def _tensor_rows(found: Inspection) -> list[list[str]]:
     rows = [["tensor", "dtype", "shape", "bytes"]]
-    for tensor in found.tensors:
-        rows.append([tensor.name, tensor.dtype, str(list(tensor.shape)), f"{tensor.size:,}"])
+    rows += [[tensor.name, tensor.dtype, str(list(tensor.shape)), f"{tensor.size:,}"] for tensor in found.tensors]
     return rows
 
 

@@ -92,7 +92,7 @@ class Destination:
 
     def buffer(self) -> memoryview:
         """Return the memory to write to; every view of it must be released before `seal`."""
-        return memoryview(self._map) if self._map is not None else memoryview(b"")
+        return memoryview(self._map) if self._map is not None else memoryview(bytearray())
 
     def seal(self, path: str, role: Role) -> LoadedFile:
         """Make the contents immutable for everyone and return them.

@@ -52,6 +52,8 @@ class WordPieceTokenizer:
         bare = self._tokenizer.encode("", add_special_tokens=False)
         if bare.ids or len(around.ids) > min(MAX_SPECIAL_TOKENS, max_tokens - 1) or any(around.type_ids):
             raise MalformedError("tokenizer.json: special tokens around a text that BERT does not have")
+        if max(around.ids, default=0) >= vocabulary:
+            raise MalformedError("tokenizer.json: a special token lies outside the model's vocabulary")
         probe = self._tokenizer.encode("a")
         leading = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else len(around.ids)
         self._suffix = list(around.ids[leading:])
