@@ -77,6 +77,8 @@ class Warn(StrEnum):
     FREE_SECURITY_MODE = "WARN_FREE_SECURITY_MODE"
     DOC_HASH_IS_KEY_HASH = "WARN_DOC_HASH_IS_KEY_HASH"
     MANIFEST_FILES_UNCHECKED = "WARN_MANIFEST_FILES_UNCHECKED"
+    BINDING_NOT_RECOMPUTED = "WARN_BINDING_NOT_RECOMPUTED"
+    SIDECAR_OF_ANOTHER_DOCUMENT = "WARN_SIDECAR_OF_ANOTHER_DOCUMENT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,15 @@ _WARNINGS = MappingProxyType(
         "WARN_AUDIENCE_PINNING_SKIPPED": "no audience is pinned",
         "WARN_TRAILING_BYTES": "the quote carries unsigned bytes behind it",
         "WARN_TIME_UNPROVEN": "the time rests on the receipt's own word",
+        "WARN_SOFTWARE_TEE": "software TEE: not protected from the machine it ran on, and no proof of any hardware",
+        "WARN_DEBUG_EVIDENCE": "the enclave runs in debug mode: its host reads everything",
+        "WARN_CHANNEL_BINDING_UNCHECKED": "no channel binding was given, so the evidence is tied to no session",
+        Warn.BINDING_NOT_RECOMPUTED: "the channel binding was compared as stated, not recomputed from its inputs",
+        "WARN_NONCE_UNCHECKED": "the nonce of the session was not given, so the evidence's was not compared",
+        "WARN_INSTANCE_ID_MISMATCH": "PCR4 is not that of the instance that the document names",
+        "WARN_POLICY_UNSIGNED": "the policy is not signed: whoever can change the file decides what is accepted",
+        "WARN_MODEL_UNPINNED": "the policy pins neither publisher nor hash of a model, only its name",
+        Warn.SIDECAR_OF_ANOTHER_DOCUMENT: "the .json beside the receipt describes another document and was not used",
     }
 )
 

@@ -30,6 +30,10 @@ PLATFORM_FIXES = MappingProxyType(
         "POLICY_MEASUREMENT_PINNING_DISABLED": "add an allowed tuple of measurements to the policy",
         "POLICY_AUDIENCE_PIN_REQUIRED": "name the audience in the policy",
         "POLICY_EXPIRED": "get the policy's current version from whoever signs it",
+        "EVIDENCE_FORMAT_REJECTED": (
+            "the policy does not allow evidence of this format; a software TEE takes a policy with allow_local"
+        ),
+        "ASSURANCE_TOO_LOW": "the evidence cannot carry as far as the policy asks",
         "MODEL_VERSION_REJECTED": "the policy asks for a newer model version",
         "MODEL_PUBLISHER_REJECTED": "give --manifest, signed by a publisher key of the policy",
     }

@@ -1,0 +1,112 @@
+"""`ephemeralml verify --html`: the result as one page that needs nothing else."""
+
+from typing import Any
+
+import jinja2
+
+from ephemeralml import __version__
+from ephemeralml.attestation.verdict import Assurance, Row, printable
+from ephemeralml.cli.verify_run import Outcome
+from ephemeralml.cli.verify_text import layer_title, past_instant, software
+from ephemeralml.receipt.codes import explain_warning, fix
+from ephemeralml.receipt.policy import show_time
+from ephemeralml.receipt.result import ReceiptResult, claims_to_json
+from ephemeralml.resources import bundled
+
+_LADDER = (
+    (Assurance.RECEIPT, "The receipt is well-formed and signed by the given key."),
+    (Assurance.DOCUMENT, "The receipt names the given evidence document, and that document binds the key."),
+    (Assurance.PLATFORM, "The document is authentic: its signature chain ends at a pinned vendor root."),
+    (Assurance.TEE, "The measurements satisfy the policy and equal the receipt's."),
+)
+_SHOWN_CHARACTERS = 512
+
+
+def page(outcomes: list[Outcome]) -> bytes:
+    """Return the page, UTF-8; everything that comes from a receipt is escaped."""
+    folder = bundled("templates", "verify.html.j2").parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    template = environment.get_template("verify.html.j2")
+    return template.render(receipts=[_receipt(outcome) for outcome in outcomes], version=__version__).encode()
+
+
+def _receipt(outcome: Outcome) -> dict[str, Any]:
+    result = outcome.result
+    shared = {
+        "name": printable(str(outcome.path), _SHOWN_CHARACTERS),
+        "key_source": printable(outcome.key_source, _SHOWN_CHARACTERS),
+        "manifest_source": printable(outcome.manifest_source, _SHOWN_CHARACTERS),
+    }
+    if result is None:
+        assert outcome.error is not None
+        return {**shared, "verdict": "not read", "error": outcome.error.message, "hint": outcome.error.hint}
+    return {
+        **shared,
+        "error": None,
+        "verdict": result.verdict.value,
+        "assurance": result.assurance.label,
+        "past": past_instant(result),
+        "verified_at": show_time(result.now) if result.now is not None else "without a clock",
+        "time_basis": result.time_basis,
+        "public_key": result.public_key.hex() if result.public_key is not None else None,
+        "codes": list(dict.fromkeys(row.code or row.id for row in result.failed)),
+        "ladder": [
+            {"level": level.label, "means": means, "reached": result.assurance >= level} for level, means in _LADDER
+        ],
+        "layers": _layers(result),
+        "warnings": [{"code": code, "means": explain_warning(code)} for code in result.warnings],
+        "claims": _claims(result),
+        "evidence": _evidence(outcome, result),
+    }
+
+
+def _layers(result: ReceiptResult) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = []
+    for row in result.rows:
+        title = layer_title(row)
+        if not layers or layers[-1]["title"] != title:
+            layers.append({"title": title, "rows": []})
+        layers[-1]["rows"].append(_row(row))
+    return layers
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "status": row.status.value,
+        "mark": {"pass": "✓", "fail": "✗", "skip": "–"}[row.status.value],
+        "code": row.code,
+        "detail": row.detail,
+        "expected": row.expected,
+        "actual": row.actual,
+        "fix": fix(row.code) if row.code is not None else None,
+    }
+
+
+def _claims(result: ReceiptResult) -> list[tuple[str, str]] | None:
+    if result.claims is None:
+        return None
+    values = claims_to_json(result.claims)
+    values["issued_at"] = f"{show_time(result.claims.iat)} ({result.claims.iat})"
+    values.update(values.pop("measurements"))
+    return [
+        (name.replace("_", " "), "absent" if value is None else printable(str(value), _SHOWN_CHARACTERS))
+        for name, value in values.items()
+    ]
+
+
+def _evidence(outcome: Outcome, result: ReceiptResult) -> dict[str, Any] | None:
+    if not outcome.evidence_source:
+        return None
+    facts: list[tuple[str, str]] = [("file", outcome.evidence_source), ("format", software(result))]
+    appraisal = result.appraisal
+    if appraisal is not None:
+        facts.append(("sha-256", appraisal.digest.hex()))
+        facts.append(("key binding", appraisal.binding_form or "none"))
+        facts.extend((name.replace("_", " "), value) for name, value in appraisal.facts.items())
+        facts.extend((slot, value.hex()) for slot, value in appraisal.registers.items())
+    software_tee = appraisal is not None and appraisal.software
+    return {"facts": [(name, printable(value, _SHOWN_CHARACTERS)) for name, value in facts], "software": software_tee}

@@ -1,0 +1,131 @@
+"""How `ephemeralml verify` shows a result to people."""
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from ephemeralml import clock
+from ephemeralml.attestation.verdict import Row, Status, printable
+from ephemeralml.cli.verify_run import Outcome
+from ephemeralml.receipt.codes import fix
+from ephemeralml.receipt.policy import show_time
+from ephemeralml.receipt.result import EVIDENCE_LAYERS, ReceiptResult
+
+if TYPE_CHECKING:
+    import rich.console
+
+_MARKS = {Status.PASS: ("✓", "green"), Status.FAIL: ("✗", "red"), Status.SKIP: ("–", "dim")}
+_LAYERS = {
+    "parse": "receipt: form",
+    "crypto": "receipt: signature",
+    "claim": "receipt: claims",
+    "policy": "your demands",
+}
+_PLATFORM = "evidence"
+_STYLES = {"verified": "bold green", "incomplete": "bold yellow"}
+_SHOWN_CHARACTERS = 256
+
+
+def render(out: "rich.console.Console", outcomes: list[Outcome]) -> None:
+    """Print every receipt's checks and verdict, and with several receipts their count."""
+    for index, outcome in enumerate(outcomes):
+        if index:
+            _line(out, "")
+        _line(out, f"receipt {outcome.path}", "bold")
+        if outcome.result is None:
+            assert outcome.error is not None
+            _line(out, f"  error: {outcome.error.message}", "red")
+            if outcome.error.hint:
+                _line(out, f"  hint: {outcome.error.hint}")
+        else:
+            _render_result(out, outcome, outcome.result)
+    if len(outcomes) > 1:
+        good = sum(outcome.code == 0 for outcome in outcomes)
+        _line(out, "")
+        _line(out, f"{good} of {len(outcomes)} receipts verified", "bold" if good == len(outcomes) else "bold red")
+
+
+def past_instant(result: ReceiptResult) -> str | None:
+    """Return what a verdict at another time than now must say first."""
+    at = result.appraisal.at if result.appraisal is not None else None
+    if at is not None and at.instant is not None and at.basis.value != "now":
+        whose = "the evidence's own time" if at.basis.value == "document" else "the time given"
+        return f"judged at {clock.format_rfc3339(at.instant)}, {whose}: it shows what held then"
+    if result.time_basis == "given" and result.now is not None:
+        return f"judged at {show_time(result.now)}, the time given: it shows what held then"
+    return None
+
+
+def layer_title(row: Row) -> str:
+    """Return the heading under which a row stands."""
+    return _PLATFORM if row.layer in EVIDENCE_LAYERS else _LAYERS.get(row.layer, _PLATFORM)
+
+
+def software(result: ReceiptResult) -> str:
+    """Return what evidence this is, in a few words."""
+    appraisal = result.appraisal
+    if appraisal is None:
+        return "of no known format"
+    extra = ", software TEE: not protected from the machine it ran on" if appraisal.software else ""
+    return f"{appraisal.format.value}{extra}{', debug mode' if appraisal.debug else ''}"
+
+
+def _render_result(out: "rich.console.Console", outcome: Outcome, result: ReceiptResult) -> None:
+    past = past_instant(result)
+    if past is not None:
+        _line(out, f"  {past}")
+    if result.public_key is not None:
+        _line(out, f"  key       {result.public_key.hex()} (from {outcome.key_source})")
+    if outcome.evidence_source:
+        _line(out, f"  evidence  {outcome.evidence_source}: {software(result)}")
+    if outcome.manifest_source:
+        _line(out, f"  manifest  {outcome.manifest_source}")
+    _render_claims(out, result)
+    title = ""
+    for row in result.rows:
+        if layer_title(row) != title:
+            title = layer_title(row)
+            _line(out, f"  {title}", "bold")
+        _render_row(out, row)
+    codes = ", ".join(dict.fromkeys(row.code or row.id for row in result.failed))
+    gaps = ", ".join(row.id for row in result.rows if row.status is Status.SKIP and row.required)
+    why = f": {codes}" if codes else f": not checked {gaps}" if result.verdict.value == "incomplete" else ""
+    style = _STYLES.get(result.verdict.value, "bold red")
+    _line(out, f"{result.verdict.value}, assurance {result.assurance.label}{why}", style)
+
+
+def _render_claims(out: "rich.console.Console", result: ReceiptResult) -> None:
+    claims = result.claims
+    if claims is None:
+        return
+    state = "claims" if result.verdict.value == "verified" else "claims (unverified)"
+    _line(out, f"  {state}", "bold")
+    for name, value in (
+        ("id", claims.receipt_id),
+        ("issued", f"{show_time(claims.iat)} by {printable(claims.iss, _SHOWN_CHARACTERS)}"),
+        ("model", printable(f"{claims.model_id} {claims.model_version}", _SHOWN_CHARACTERS)),
+        ("hash", f"{claims.model_hash.hex()} {printable(claims.model_hash_scheme or 'without a scheme')}"),
+        ("mode", printable(claims.security_mode)),
+    ):
+        _line(out, f"    {name:<8}{value}")
+
+
+def _render_row(out: "rich.console.Console", row: Row) -> None:
+    mark, style = _MARKS[row.status]
+    code = f"  {row.code}" if row.code else ""
+    _line(out, f"  {mark} {row.id:<20} {row.detail}{code}", style)
+    if row.status is not Status.FAIL:
+        return
+    if row.expected is not None or row.actual is not None:
+        _line(out, f"      why: wanted {row.expected or 'nothing'}")
+        _line(out, f"           found  {row.actual or 'nothing'}")
+    else:
+        _line(out, f"      why: {row.detail}")
+    advice = fix(row.code) if row.code else None
+    if advice:
+        for number, part in enumerate(textwrap.wrap(advice, 100)):
+            _line(out, f"      fix: {part}" if number == 0 else f"           {part}")
+
+
+def _line(out: "rich.console.Console", text: str, style: str | None = None) -> None:
+    """Print one line as it is; what a receipt says is never markup."""
+    out.print(text, style=style, markup=False, emoji=False, highlight=False)
