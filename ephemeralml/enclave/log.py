@@ -28,6 +28,8 @@ class Event(Enum):
     STOPPED = "stopped"
 
 
+_WARNINGS = frozenset({Event.EVIDENCE_FAILED, Event.REQUEST_FAILED, Event.TASK_FAILED})
+
 FIELDS = frozenset({"connection", "reason", "status", "outcome", "count", "milliseconds", "bytes", "suite", "fault"})
 """The names a line's fields may have."""
 
@@ -39,14 +41,15 @@ def note(event: Event, **fields: int | Enum) -> None:
         RuntimeError: A field is not on the list, or is neither an integer nor
             an enum member; that is a bug in the caller.
     """
-    if not _LOGGER.isEnabledFor(logging.INFO):
+    level = logging.WARNING if event in _WARNINGS else logging.INFO
+    if not _LOGGER.isEnabledFor(level):
         return
     line: dict[str, int | str] = {"event": event.value}
     for name, value in fields.items():
         if name not in FIELDS or not isinstance(value, (int, Enum)):
             raise RuntimeError(f"the log takes no field {name}")
         line[name] = value.name.lower() if isinstance(value, Enum) else int(value)
-    _LOGGER.info("%s", json.dumps(line))
+    _LOGGER.log(level, "%s", json.dumps(line))
 
 
 class Fault(Enum):

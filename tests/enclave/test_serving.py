@@ -15,7 +15,7 @@ from ephemeralml.channel.suites import Suite
 from ephemeralml.enclave.runtime import Runtime
 from ephemeralml.enclave.server import Server
 from tests.fakes.raw_client import RawClient, connected
-from tests.fakes.runtime import booted, config_source, serving, write_files
+from tests.fakes.booted_runtime import booted, config_source, serving, write_files
 
 
 @pytest.fixture(scope="module")

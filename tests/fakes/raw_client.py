@@ -17,13 +17,23 @@ from ephemeralml.attestation.evidence import AppraisalTime, Evidence, Format, Ti
 from ephemeralml.attestation.policy import Policy
 from ephemeralml.attestation.verify import verify_evidence
 from ephemeralml.channel.client import ClientChannel
-from ephemeralml.channel.client_streams import ClientStreams
 from ephemeralml.channel.events import AlertReceived, Established, MessageReceived, ServerOffer
-from ephemeralml.channel.messages import Body, Cancel, Close, CloseReason, End, Message, Outcome, Pong, Request, Response
+from ephemeralml.channel.messages import (
+    Body,
+    Cancel,
+    Close,
+    CloseReason,
+    End,
+    Message,
+    Outcome,
+    Pong,
+    Request,
+    Response,
+)
 from ephemeralml.channel.suites import PREFERRED, Suite
 from ephemeralml.receipt.live import ModelEntry, verify_live
 from ephemeralml.receipt.result import VerifiedReceipt
-from tests.fakes.runtime import AUTHORITY
+from tests.fakes.booted_runtime import AUTHORITY
 
 WAIT_SECONDS = 20.0
 
