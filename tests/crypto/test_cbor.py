@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 import tracemalloc
+from types import MappingProxyType
 from typing import Any
 
 import cbor2
@@ -69,6 +70,7 @@ WELL_FORMED_ONLY = [
     ("f7", Simple(23)),
     ("f0", Simple(16)),
     ("f8ff", Simple(255)),
+    ("f820", Simple(32)),
     ("5f42010243030405ff", b"\1\2\3\4\5"),
     ("5fff", b""),
     ("7f657374726561646d696e67ff", "streaming"),
@@ -105,8 +107,13 @@ MALFORMED = {
     "map cut": "a101",
     "tag without content": "c1",
     "reserved 28": "1c",
+    "reserved 28, 16 bytes after it": "1c" + "00" * 16,
     "reserved 29": "5d",
+    "reserved 29 as an open string": "5dff",
     "reserved 30": "fe",
+    "reserved 30 as an open array": "9eff",
+    "reserved 28 as an open map": "bcff",
+    "reserved 30 as a break": "9ffe",
     "indefinite integer": "1f",
     "indefinite negative": "3f",
     "indefinite tag": "df00",
@@ -121,6 +128,9 @@ MALFORMED = {
     "text chunk in bytes": "5f6161ff",
     "bytes chunk in text": "7f4161ff",
     "nested indefinite chunk": "5f5f4100ffff",
+    "open string as the break of another": "5f5f",
+    "open array as the break of a text": "7f9f",
+    "null as the break of a string": "5f4100f6",
     "number as chunk": "5f00ff",
     "simple value below 32 in two bytes": "f818",
     "text that is not UTF-8": "61ff",
@@ -211,11 +221,14 @@ def test_keys_count_for_depth() -> None:
         cbor.decode_wellformed(raw("a181810000"), max_bytes=LIMIT, max_depth=2)
 
 
-@pytest.mark.parametrize("encoded", ["8400000000", "9f0000000000ff", "a4" + "0000" * 4, "5f" + "4100" * 5 + "ff"])
-def test_item_limit(encoded: str) -> None:
-    cbor.decode_wellformed(raw(encoded), max_bytes=LIMIT, max_items=10)
+@pytest.mark.parametrize(
+    ("encoded", "exact"),
+    [("8400000000", 5), ("9f00000000ff", 6), ("a4" + "0000" * 4, 9), ("5f" + "4100" * 4 + "ff", 6), ("00", 1)],
+)
+def test_item_limit(encoded: str, exact: int) -> None:
+    cbor.decode_wellformed(raw(encoded), max_bytes=LIMIT, max_items=exact)
     with pytest.raises(CborError, match=r"too many items|items declared"):
-        cbor.decode_wellformed(raw(encoded), max_bytes=LIMIT, max_items=4)
+        cbor.decode_wellformed(raw(encoded), max_bytes=LIMIT, max_items=exact - 1)
 
 
 HUGE = ["5b0000010000000000", "7b0000010000000000", "9b0000010000000000", "bb0000010000000000"]
@@ -244,6 +257,20 @@ def test_a_hundred_thousand_levels(level: str) -> None:
         with pytest.raises(CborError):
             read(data, max_bytes=LIMIT)
     assert time.process_time() - before < 0.5
+
+
+@pytest.mark.parametrize("encoded", ["83", "830000", "a2", "a2000000"])
+def test_count_is_weighed_against_the_bytes_left(encoded: str) -> None:
+    for read in (cbor.decode, cbor.decode_wellformed):
+        with pytest.raises(CborError, match="items declared"):
+            read(raw(encoded), max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("encoded", ["42ff", "62", "1900", "5b0000010000000000"])
+def test_length_is_weighed_against_the_bytes_left(encoded: str) -> None:
+    for read in (cbor.decode, cbor.decode_wellformed):
+        with pytest.raises(CborError, match="declared at offset"):
+            read(raw(encoded), max_bytes=LIMIT)
 
 
 def test_many_small_items_stay_linear() -> None:
@@ -321,6 +348,10 @@ def test_odd_keys(key: str) -> None:
 # --- writing ---
 
 
+def test_writing_takes_any_mapping() -> None:
+    assert cbor.encode(MappingProxyType({3: 4, 1: 2})) == raw("a201020304")
+
+
 def test_writing_takes_pairs_and_buffers() -> None:
     assert cbor.encode(Pairs(((3, 4), (1, 2)))) == raw("a201020304")
     assert cbor.encode([bytearray(b"\1"), memoryview(b"\2")]) == raw("8241014102")
@@ -332,9 +363,17 @@ def test_writing_refuses_other_types(value: object) -> None:
         cbor.encode(value)
 
 
-@pytest.mark.parametrize("value", [1 << 64, -(1 << 64) - 1, Pairs(((1, 2), (1, 3))), Pairs(((1, 0), (True, 0)))])
-def test_writing_refuses_values_without_one_encoding(value: object) -> None:
-    with pytest.raises(ValueError, match=r"64 bits|duplicate key|equal in Python"):
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (1 << 64, "64 bits"),
+        (-(1 << 64) - 1, "64 bits"),
+        (Pairs(((1, 2), (1, 3))), "duplicate key"),
+        (Pairs(((1, 0), (True, 0))), "equal in Python"),
+    ],
+)
+def test_writing_refuses_values_without_one_encoding(value: object, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
         cbor.encode(value)
 
 

@@ -196,6 +196,14 @@ def test_es384_values_out_of_range(signature: bytes) -> None:
     assert not cose.verify_es384(P384.public_key(), cose.PROTECTED_ES384, PAYLOAD, signature)
 
 
+@pytest.mark.parametrize("where", [0, 48])
+def test_es384_values_with_a_leading_zero(where: int) -> None:
+    """The same two numbers, in 97 bytes."""
+    longer = _SIGNED[:where] + b"\0" + _SIGNED[where:]
+    assert cose.verify_es384(P384.public_key(), cose.PROTECTED_ES384, PAYLOAD, _SIGNED)
+    assert not cose.verify_es384(P384.public_key(), cose.PROTECTED_ES384, PAYLOAD, longer)
+
+
 def test_es384_signature_in_der_is_none() -> None:
     signature = P384.sign(cose.sig_structure(cose.PROTECTED_ES384, PAYLOAD), ec.ECDSA(hashes.SHA384()))
     assert not cose.verify_es384(P384.public_key(), cose.PROTECTED_ES384, PAYLOAD, signature)

@@ -141,6 +141,8 @@ MALFORMED = {
     "signatures is null": top(signatures=None),
     "two signatures": lambda envelope: envelope["signatures"].append(envelope["signatures"][0]),
     "signature is text": top(signatures=["x"]),
+    "signature is a number": top(signatures=[1]),
+    "signature is null": top(signatures=[None]),
     "signature with a third field": signature(cert="x"),
     "signature without key id": lambda envelope: envelope["signatures"][0].pop("keyid"),
     "signature without sig": lambda envelope: envelope["signatures"][0].pop("sig"),
@@ -175,9 +177,14 @@ def test_limit_is_of_the_payload() -> None:
         parse(b" " * 200_000 + dsse.seal(TYPE, PAYLOAD, KEY))
 
 
+def test_longest_type() -> None:
+    assert parse(dsse.seal("a" * 255, PAYLOAD, KEY)).payload_type == "a" * 255
+
+
 def test_what_looks_like_an_envelope() -> None:
     assert dsse.looks_like_envelope(document())
     assert dsse.looks_like_envelope({"signatures": []})
+    assert dsse.looks_like_envelope({"payloadType": TYPE})
     assert not dsse.looks_like_envelope({"schema": "x", "payload": ""})
 
 

@@ -95,6 +95,13 @@ def test_depth_limit(opening: bytes, closing: bytes) -> None:
             strict_json.parse(opening * count, max_bytes=LIMIT)
 
 
+def test_depth_is_not_the_number_of_brackets() -> None:
+    siblings = b"[" * 63 + b",".join([b"[]"] * 100) + b"]" * 63
+    strict_json.parse(siblings, max_bytes=LIMIT)
+    with pytest.raises(MalformedError, match="deeper than 64"):
+        strict_json.parse(siblings.replace(b"[]", b"[[]]", 1), max_bytes=LIMIT)
+
+
 @pytest.mark.parametrize("text", ["[" * 100, '\\"' + "[" * 100, "\\\\" + "{" * 100, "]" * 50 + "[" * 90])
 def test_brackets_in_texts_do_not_nest(text: str) -> None:
     data = json.dumps([text.encode().decode("unicode_escape"), text]).encode()

@@ -84,7 +84,8 @@ def test_root_self_signature_is_not_looked_at() -> None:
     ],
 )
 def test_ca_that_is_none(index: int, changes: dict[str, object], why: str) -> None:
-    refused(specs_but(index, **changes), f"certificate {index + 1} of 5 .*{why}")
+    role = "CA" if index else "root"
+    refused(specs_but(index, **changes), rf"certificate {index + 1} of 5 \({role}\): .*{why}")
 
 
 @pytest.mark.parametrize(("index", "granted"), [(0, 2), (1, 1), (2, 0), (0, 0)])
@@ -245,6 +246,15 @@ def test_version_one() -> None:
     der = pki.der(pki.chain([pki.ca("root")])[0])
     with pytest.raises(MalformedError, match="version 3"):
         load_der(der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020100"), 1))
+
+
+def test_parser_that_is_lenient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is verified is what was given, even if a later parser reads more than DER."""
+    chain = pki.chain([pki.ca("root"), pki.leaf()])
+    monkeypatch.setattr(library, "load_der_x509_certificate", lambda _: chain[1])
+    with pytest.raises(MalformedError, match="not in DER"):
+        load_der(pki.der(chain[0]))
+    assert load_der(pki.der(chain[1])) == chain[1]
 
 
 def test_point_off_the_curve() -> None:
