@@ -96,7 +96,7 @@ class ClientChannel(Endpoint):
             or not hmac.compare_digest(verified.digest, offer.evidence.digest)
             or verified.format is not offer.evidence.format
         ):
-            self.state = State.FAILED
+            self._fail()
             raise RejectedError("the verified evidence is not this offer's", code="CHANNEL_EVIDENCE")
         suite = offer.suite
         secret = self._random(SESSION_SECRET_BYTES)
@@ -104,7 +104,7 @@ class ClientChannel(Endpoint):
         try:
             sealed = self._seal_secret(suite.kem, suite.aead, public_key, secret, key_schedule.hpke_info(self._th1))
         except MalformedError:
-            self.state = State.FAILED
+            self._fail()
             raise
         th2 = key_schedule.transcript2(self._th1, sealed)
         keys = key_schedule.derive(secret, th2)
@@ -165,6 +165,10 @@ class ClientChannel(Endpoint):
         self._keys = None
         self._frames.expect(FrameType.RECORD)
         self.state = State.ESTABLISHED
+
+    def _fail(self) -> None:
+        super()._fail()
+        self._keys = None
 
     def _sent_finish(self) -> bool:
         return self.state in (State.ESTABLISHED, State.FINISHED)

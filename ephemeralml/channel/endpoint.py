@@ -31,6 +31,7 @@ from ephemeralml.channel.messages import (
     Pong,
     decode,
     encode_pieces,
+    may_say,
 )
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 
@@ -144,8 +145,11 @@ class Endpoint(ABC):
         """
         if self.state is State.FAILED:
             raise RuntimeError("the channel is over")
-        before, self.state = self.state, self.state if self.finished else State.FAILED
-        if before not in (State.ESTABLISHED, State.FINISHED):
+        if self.finished:
+            return
+        established = self.established
+        self._fail()
+        if not established:
             raise UnavailableError("the peer ended the connection during the handshake")
 
     def send(self, message: Message) -> None:
@@ -158,6 +162,8 @@ class Endpoint(ABC):
         if isinstance(message, Close):
             self.close(message.reason, message.text)
             return
+        if isinstance(message, Pong) or not may_say(self._speaks, message):
+            raise RuntimeError(f"{type(message).__name__} is not for this side to send")
         self._seal(message)
         if isinstance(message, Ping):
             self._pings.append(message.value)
@@ -191,7 +197,7 @@ class Endpoint(ABC):
         if self._sent_finish() or self.state in (State.FAILED, State.FINISHED):
             raise RuntimeError(f"no alert in state {self.state.value}")
         self._queue_alert(code, text)
-        self.state = State.FAILED
+        self._fail()
 
     @abstractmethod
     def _handshake(self, frame: Frame) -> Iterator[Event]:
@@ -223,7 +229,7 @@ class Endpoint(ABC):
             yield from self._message(decode(plaintext, self._hears))
         elif frame.type is FrameType.ALERT:
             alert = Alert.decode(bytes(frame.payload))
-            self.state = State.FAILED
+            self._fail()
             yield AlertReceived(alert)
         else:
             yield from self._handshake(frame)
@@ -258,6 +264,10 @@ class Endpoint(ABC):
             self._queue_alert(AlertCode.VERSION, error.message)
         else:
             self._queue_alert(AlertCode.MALFORMED, error.message)
+        self._fail()
+
+    def _fail(self) -> None:
+        """Note that the channel is over."""
         self.state = State.FAILED
 
     def _queue_alert(self, code: AlertCode, text: str) -> None:

@@ -24,6 +24,8 @@ HASH_BYTES = 32
 CONFIRMATION_BYTES = 32
 MIN_RECORD = 64
 """A smaller max_record could not carry a body message with its overhead."""
+MAX_HELLO_ITEMS = 1_024
+"""Most CBOR items of a client_hello: anyone may send one, and reading takes time."""
 MAX_ALERT_TEXT = 200
 """Most UTF-8 bytes of an alert's text."""
 GPU_ENDORSEMENT = "nvidia-gpu"
@@ -343,7 +345,8 @@ class Alert:
 
 
 def _decode(payload: bytes, kind: FrameType) -> Any:
-    return cbor.decode(payload, max_bytes=LIMITS[kind])
+    items = cbor.MAX_ITEMS if kind is FrameType.SERVER_HELLO else MAX_HELLO_ITEMS
+    return cbor.decode(payload, max_bytes=LIMITS[kind], max_items=items)
 
 
 def _array(value: Any, what: str) -> tuple[Any, ...]:

@@ -17,6 +17,8 @@ from ephemeralml.errors import MalformedError
 
 BODY_OVERHEAD = 17
 """Most bytes that a body message adds to its data."""
+MAX_ITEMS = 1_024
+"""Most CBOR items of one message, so that no header map takes long to read."""
 MAX_CLOSE_TEXT = 200
 """Most UTF-8 bytes of a close's text that we write."""
 
@@ -138,6 +140,19 @@ class Close:
 Message = Request | Body | Response | End | Cancel | Ping | Pong | Close
 
 
+_SPEAKERS: Mapping[type, Direction] = {
+    Request: Direction.CLIENT_TO_SERVER,
+    Response: Direction.SERVER_TO_CLIENT,
+    End: Direction.SERVER_TO_CLIENT,
+    Cancel: Direction.CLIENT_TO_SERVER,
+}
+
+
+def may_say(direction: Direction, message: Message) -> bool:
+    """Return whether *message* is one that travels in *direction*."""
+    return _SPEAKERS.get(type(message), direction) is direction
+
+
 def encode(message: Message) -> bytes:
     """Return the plaintext of the record that carries *message*."""
     return b"".join(encode_pieces(message))
@@ -182,15 +197,16 @@ def decode(data: bytes, direction: Direction) -> Message:
         body = _fast_body(data)
         if body is not None:
             return body
-    fields = cbor.decode(data, max_bytes=MAX_PLAINTEXT, max_depth=4)
+    fields = cbor.decode(data, max_bytes=MAX_PLAINTEXT, max_depth=4, max_items=MAX_ITEMS)
     if type(fields) is not tuple or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(_FORMS):
         raise MalformedError("a record holds no message of a known kind")
-    speaker, arity, read = _FORMS[fields[0]]
-    if speaker is not None and speaker is not direction:
-        raise MalformedError(f"message kind {fields[0]} in the wrong direction")
+    arity, read = _FORMS[fields[0]]
     if len(fields) != arity:
         raise MalformedError(f"message kind {fields[0]} has {arity} fields, not {len(fields)}")
-    return read(fields)
+    message = read(fields)
+    if not may_say(direction, message):
+        raise MalformedError(f"message kind {fields[0]} in the wrong direction")
+    return message
 
 
 def _head(major: int, argument: int) -> bytes:
@@ -327,15 +343,14 @@ def _member(kind: type[_E], value: Any, what: str) -> _E:
         raise MalformedError(f"unknown {what} {value}") from error
 
 
-_C2S, _S2C = Direction.CLIENT_TO_SERVER, Direction.SERVER_TO_CLIENT
-_FORMS: tuple[tuple[Direction | None, int, Callable[[Sequence[Any]], Message]], ...] = (
-    (_C2S, 7, _read_request),
-    (None, 4, _read_body),
-    (_S2C, 4, _read_response),
-    (_S2C, 5, _read_end),
-    (_C2S, 2, lambda fields: Cancel(_stream(fields[1]))),
-    (None, 2, lambda fields: Ping(_uint(fields[1], "a ping's value"))),
-    (None, 2, lambda fields: Pong(_uint(fields[1], "a pong's value"))),
-    (None, 3, _read_close),
+_FORMS: tuple[tuple[int, Callable[[Sequence[Any]], Message]], ...] = (
+    (7, _read_request),
+    (4, _read_body),
+    (4, _read_response),
+    (5, _read_end),
+    (2, lambda fields: Cancel(_stream(fields[1]))),
+    (2, lambda fields: Ping(_uint(fields[1], "a ping's value"))),
+    (2, lambda fields: Pong(_uint(fields[1], "a pong's value"))),
+    (3, _read_close),
 )
-"""By kind: who may say it (None: both), how many fields it has, who reads them."""
+"""By kind: how many fields it has, and who reads them."""

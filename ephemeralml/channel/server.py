@@ -191,5 +191,9 @@ class ServerChannel(Endpoint):
         self._frames.expect(FrameType.RECORD)
         self.state = State.ESTABLISHED
 
+    def _fail(self) -> None:
+        super()._fail()
+        self._kem_key = None
+
     def _sent_finish(self) -> bool:
         return self.state in (State.ESTABLISHED, State.FINISHED)

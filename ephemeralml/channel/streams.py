@@ -43,10 +43,10 @@ BODY_SECONDS = 60.0
 class Budget(Protocol):
     """Memory that several connections share."""
 
-    def take(self, size: int) -> bool:
+    def take(self, size: int, /) -> bool:
         """Claim *size* bytes; False if there is no room, and then nothing is claimed."""
 
-    def give(self, size: int) -> None:
+    def give(self, size: int, /) -> None:
         """Give back *size* bytes."""
 
 
@@ -183,6 +183,8 @@ class ServerStreams:
         Raises:
             MalformedError: It breaks the rules; close the channel with reason PROTOCOL.
         """
+        if self._closed and not isinstance(message, Close):
+            return []
         match message:
             case Request():
                 return self._request(message, now)
@@ -222,7 +224,11 @@ class ServerStreams:
                     self._forget(message.stream, entry, now)
             case Request() | Cancel():
                 raise RuntimeError("a message in the wrong direction")
-            case Ping() | Pong() | Close():
+            case Close():
+                # Nothing more can be answered: what is in flight is truncated, what comes is dropped.
+                self._closed = True
+                self.release()
+            case Ping() | Pong():
                 pass
             case _:
                 assert_never(message)

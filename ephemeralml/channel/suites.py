@@ -52,8 +52,5 @@ def select(offered: Sequence[int], supported: Sequence[Suite]) -> Suite | None:
 
     Unknown numbers and repetitions are passed over (channel section 7, Suite).
     """
-    for number in offered:
-        for suite in supported:
-            if number == suite:
-                return suite
-    return None
+    by_number = {int(suite): suite for suite in supported}
+    return next((by_number[number] for number in offered if number in by_number), None)
