@@ -67,7 +67,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 async def eventually(condition: Any, seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for is another thread's or the server's own
             await asyncio.sleep(0.01)
 
 
@@ -154,16 +154,19 @@ async def test_a_full_queue_is_a_429_with_a_receipt(bench: Bench) -> None:
 
 
 async def test_all_request_bodies_share_one_budget(bench: Bench) -> None:
-    async with bench.serve(total_body_bytes=3_000_000) as server:
-        async with connected(server.addresses[0]) as client, connected(server.addresses[0]) as other:
-            held = client.open("POST", "/v1/embeddings", b" " * 2_500_000, fin=False)
-            await client.flush()
-            await client.until(0.1)
-            answer = await other.request("POST", "/v1/embeddings", b" " * 900_000)
-            assert answer.status == 503
-            await client.cancel(held)
-            await client.finished(held)
-            assert (await other.request("POST", "/v1/embeddings", b" " * 900_000 + BODY)).status == 200
+    async with (
+        bench.serve(total_body_bytes=3_000_000) as server,
+        connected(server.addresses[0]) as client,
+        connected(server.addresses[0]) as other,
+    ):
+        held = client.open("POST", "/v1/embeddings", b" " * 2_500_000, fin=False)
+        await client.flush()
+        await client.until(0.1)
+        answer = await other.request("POST", "/v1/embeddings", b" " * 900_000)
+        assert answer.status == 503
+        await client.cancel(held)
+        await client.finished(held)
+        assert (await other.request("POST", "/v1/embeddings", b" " * 900_000 + BODY)).status == 200
 
 
 async def test_all_answers_share_one_budget(bench: Bench) -> None:
@@ -250,28 +253,34 @@ async def closed_for(client: RawClient) -> CloseReason | None:
 )
 async def test_a_broken_rule_ends_the_channel_with_reason_3(bench: Bench, messages: list[Any]) -> None:
     gate = bench.hold()
-    async with bench.serve() as server:
-        async with connected(server.addresses[0]) as client, connected(server.addresses[0]) as other:
-            for message in messages:
-                if isinstance(message, Request):
-                    client.open(message.method, message.path, fin=message.fin, stream=message.stream)
-                else:
-                    client.channel.send(message)
-            assert await closed_for(client) is CloseReason.PROTOCOL
-            gate.set()
-            assert (await other.request("POST", "/v1/embeddings", BODY)).status == 200
+    async with (
+        bench.serve() as server,
+        connected(server.addresses[0]) as client,
+        connected(server.addresses[0]) as other,
+    ):
+        for message in messages:
+            if isinstance(message, Request):
+                client.open(message.method, message.path, fin=message.fin, stream=message.stream)
+            else:
+                client.channel.send(message)
+        assert await closed_for(client) is CloseReason.PROTOCOL
+        gate.set()
+        assert (await other.request("POST", "/v1/embeddings", BODY)).status == 200
 
 
 async def test_a_changed_record_gets_no_answer(bench: Bench) -> None:
-    async with bench.serve() as server:
-        async with connected(server.addresses[0]) as client, connected(server.addresses[0]) as other:
-            client.open("GET", "/healthz")
-            data = bytearray(client.channel.data_to_send())
-            data[-1] ^= 1
-            client.writer.write(data)
-            with pytest.raises(EndedError):
-                await client.step()
-            assert (await other.request("GET", "/healthz")).status == 200
+    async with (
+        bench.serve() as server,
+        connected(server.addresses[0]) as client,
+        connected(server.addresses[0]) as other,
+    ):
+        client.open("GET", "/healthz")
+        data = bytearray(client.channel.data_to_send())
+        data[-1] ^= 1
+        client.writer.write(data)
+        with pytest.raises(EndedError):
+            await client.step()
+        assert (await other.request("GET", "/healthz")).status == 200
 
 
 async def test_garbage_after_the_handshake_ends_it(bench: Bench) -> None:
@@ -309,6 +318,17 @@ async def test_idle_sessions_are_closed(bench: Bench) -> None:
         await client.finished(answer)
         bench.ahead += 301
         assert await closed_for(client) is CloseReason.IDLE
+
+
+async def test_a_peer_that_never_says_close_is_cut_off(bench: Bench) -> None:
+    async with bench.serve() as server, connected(server.addresses[0]) as client:
+        client.says_close = False
+        bench.ahead += 301
+        await client.until(0.2)
+        assert client.close_reason is CloseReason.IDLE
+        assert server.connections == 1
+        bench.ahead += 6
+        await eventually(lambda: server.connections == 0)
 
 
 async def test_an_old_session_finishes_what_is_in_flight(bench: Bench) -> None:
@@ -548,7 +568,7 @@ async def test_records_right_behind_client_finish_are_served(bench: Bench) -> No
     async with bench.serve() as server:
         client = RawClient(*await streams(server.addresses[0]), (3, 2, 1))  # type: ignore[arg-type]
         await client.flush()
-        while not client.channel.state.value == "finishing":
+        while client.channel.state.value != "finishing":
             data = await client.reader.read(1 << 18)
             from tests.fakes.raw_client import verified
 

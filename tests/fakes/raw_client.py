@@ -83,6 +83,8 @@ class RawClient:
         self.answers: dict[int, Answer] = {}
         self.pongs: list[int] = []
         self.close_reason: CloseReason | None = None
+        self.says_close = True
+        """Whether the server's close is answered, as it should be."""
         self.receipts = 0
         self.captured = bytearray()
         self._next = 1
@@ -121,6 +123,8 @@ class RawClient:
                 self.pongs.append(value)
             case Close(reason):
                 self.close_reason = reason
+                if self.says_close:
+                    self.channel.close()
 
     def _check(self, answer: Answer) -> None:
         """Verify a receipt as a client must."""
