@@ -45,12 +45,16 @@ class Report:
         """Draw each target as a bar: the full line is the target, shorter is better."""
         height = 60 + _LINE * len(self.targets)
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
-            f'height="{height}" role="img" font-family="system-ui, sans-serif" font-size="13">',
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
+                f'height="{height}" role="img" font-family="system-ui, sans-serif" font-size="13">'
+            ),
             f"<title>ephemeralml bench {escape(self.what)}</title>",
             f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
-            f'<text x="12" y="24" font-weight="600">ephemeralml bench {escape(self.what)}: share of each target used, '
-            f"{escape(str(self.machine.get('cpu', '')))}</text>",
+            (
+                f'<text x="12" y="24" font-weight="600">ephemeralml bench {escape(self.what)}: '
+                f"share of each target used, {escape(str(self.machine.get('cpu', '')))}</text>"
+            ),
         ]
         for index, target in enumerate(self.targets):
             parts.extend(_bar(target, 44 + _LINE * index))
@@ -88,7 +92,7 @@ def _bar(target: Target, y: int) -> list[str]:
     return [
         label,
         f'<rect x="{_BAR_LEFT}" y="{y}" width="{width}" height="18" rx="2" fill="{colour}"/>',
-        f'<text x="{_BAR_LEFT + 6}" y="{y + 14}" fill="#ffffff" stroke="none">{_figure(target.value)} {target.unit}</text>',
+        f'<text x="{_BAR_LEFT + 6}" y="{y + 14}" fill="#ffffff">{_figure(target.value)} {target.unit}</text>',
         f'<text x="{_BAR_LEFT + _BAR_WIDTH + 8}" y="{y + 14}">{sign} {target.target:g} {target.unit}</text>',
     ]
 
