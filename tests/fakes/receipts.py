@@ -104,8 +104,8 @@ class Judgement:
     )
     document: bytes | None = None
     roots: TrustRoots | None = None
-    at: AppraisalTime = AppraisalTime(TimeBasis.DOCUMENT, None, "document")
-    demands: ReceiptPolicy = ReceiptPolicy()
+    at: AppraisalTime = field(default_factory=lambda: AppraisalTime(TimeBasis.DOCUMENT, None, "document"))
+    demands: ReceiptPolicy = field(default_factory=ReceiptPolicy)
     manifest: bytes | None = None
     receipt: bytes | None = None
 
