@@ -22,6 +22,8 @@ MAX_ARRAY_NESTING = 4
 MAX_NAME_BYTES = 65_535
 MAX_HEADER_BYTES = 256 << 20
 """Pairs and tensor infos together; large vocabularies need some tens of MiB."""
+MAX_ARRAY_PARTS = 1 << 21
+"""Texts and inner arrays within all arrays: each costs a step. Vocabulary and merges need under a million."""
 DEFAULT_ALIGNMENT = 32
 
 _WINDOW = 1 << 20
@@ -63,6 +65,7 @@ class _Reader:
         self._window = b""
         self._start = 0
         self.position = 0
+        self.array_parts = 0
 
     @property
     def left(self) -> int:
@@ -169,6 +172,10 @@ def _skip_array(reader: _Reader, nesting: int) -> None:
     smallest = {ValueType.STRING: 8, ValueType.ARRAY: 12}.get(kind) or SCALAR_BYTES[kind][1]
     if count > reader.left // smallest:
         raise MalformedError(f"a GGUF array of {count} elements is longer than the file")
+    if kind in (ValueType.STRING, ValueType.ARRAY):
+        reader.array_parts += count
+        if reader.array_parts > MAX_ARRAY_PARTS:
+            raise MalformedError(f"GGUF arrays of more than {MAX_ARRAY_PARTS} texts and arrays")
     if kind is ValueType.STRING:
         for _ in range(count):
             reader.skip(reader.u64())
