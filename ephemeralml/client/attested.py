@@ -14,7 +14,7 @@ from ephemeralml.channel.events import ServerOffer
 from ephemeralml.channel.hello import Identity, Limits
 from ephemeralml.channel.key_schedule import BindingInputs
 from ephemeralml.clock import format_rfc3339
-from ephemeralml.errors import RejectedError
+from ephemeralml.errors import MalformedError, RejectedError
 
 SECURITY_MODE_MISMATCH = "SECURITY_MODE_MISMATCH"
 _EVALUATION = "evaluation"
@@ -81,8 +81,8 @@ def verify_offer(
         now: The present, read once.
 
     Raises:
-        MalformedError: The evidence does not parse.
-        RejectedError: It must not be trusted; every mismatch is in the message.
+        RejectedError: It must not be trusted, every mismatch is in the message;
+            or does not parse, which here comes to the same (channel section 7).
         IncompleteError: Something that the policy requires could not be checked.
     """
     check_policy_current(policy, now)  # 1
@@ -97,7 +97,10 @@ def verify_offer(
         at=AppraisalTime(TimeBasis.NOW, now, "clock"),
         live=True,
     )
-    verified = appraisal.require()
+    try:
+        verified = appraisal.require()
+    except MalformedError as error:
+        raise RejectedError(error.message, code=error.code or "EVIDENCE_MALFORMED", hint=error.hint) from error
     _check_security_mode(offer.identity, verified, policy)  # 3
     return Attested(
         policy=policy,

@@ -1,0 +1,193 @@
+"""One run of `ephemeralml infer`: connect, choose, ask, keep, show."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ephemeralml.attestation.policy import Policy
+from ephemeralml.attestation.verdict import printable
+from ephemeralml.cli import console, infer_text
+from ephemeralml.cli.exit_codes import Exit, ExitCode
+from ephemeralml.cli.infer_inputs import Prompt, Task
+from ephemeralml.client.archive import ReceiptFiles, ReceiptFolder
+from ephemeralml.client.call import encode_body
+from ephemeralml.client.load import run_load
+from ephemeralml.client.manifests import SCHEME
+from ephemeralml.client.reply import Receipted, Reply
+from ephemeralml.client.selection import INFO_PATH, find
+from ephemeralml.client.session import Session, connect
+from ephemeralml.errors import EphemeralError, IncompleteError, UnavailableError
+
+_RUNTIME_STATUSES = frozenset({401, 403, 408, 429})
+"""Error statuses below 500 that are no fault of what was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for."""
+
+    target: str
+    policy: Policy
+    prompt: Prompt
+    headers: Mapping[str, str] = field(repr=False)
+    nonce: bytes | None
+    receipt: Path | None
+    evidence_dir: Path | None
+    force: bool
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    task: Task
+    model: str
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
+def ask_once(request: Request) -> None:
+    """Ask once, verify, write what is to be kept, then print."""
+    with _session(request) as session:
+        chosen = _choose(session, request)
+        if request.receipt is not None:
+            _fetch_manifest(session, chosen.model)
+        reply, shown = _ask(session, chosen, request)
+    files = _keep(reply.receipted, request)
+    output = console.current()
+    output.note(infer_text.verdict_line(reply.receipted))
+    if not reply.ok:
+        raise _refusal(reply, chosen.task)
+    if output.json or not shown:
+        document = infer_text.reply_document(reply, session.attested, [str(path) for path in files])
+        output.result(document, lambda out: infer_text.show_reply(out, reply))
+
+
+def ask_often(request: Request, count: int, concurrency: int) -> None:
+    """Ask *count* times from *concurrency* threads; every receipt is verified."""
+    output = console.current()
+    with _session(request) as session, output.progress() as progress:
+        chosen = _choose(session, request)
+        progress.step(f"asking {count} times")
+        report = run_load(
+            lambda: session.post(
+                chosen.task.path, content=chosen.body, headers=chosen.headers, timeout=request.timeout
+            ),
+            count=count,
+            concurrency=concurrency,
+            progress=progress,
+        )
+    document = infer_text.load_document(report, session.attested)
+    output.result(document, lambda out: infer_text.show_load(out, report))
+    if report.errors:
+        raise Exit(ExitCode.UNAVAILABLE)
+
+
+def _session(request: Request) -> Session:
+    folder = ReceiptFolder(request.evidence_dir) if request.evidence_dir is not None else None
+    session = connect(request.target, policy=request.policy, on_receipt=folder)
+    for warning in infer_text.warnings_of(session.attested):
+        console.current().warning(warning)
+    return session
+
+
+def _choose(session: Session, request: Request) -> _Chosen:
+    """Settle model and task, refusing what cannot be meant before the prompt is sent."""
+    prompt, models = request.prompt, session.attested.identity.models
+    model = prompt.model
+    if model is None:
+        ids = sorted({entry.id for entry in models})
+        if len(ids) != 1:
+            served = ", ".join(printable(name) for name in ids) or "none"
+            raise console.usage(f"the runtime serves {len(ids)} models", hint=f"choose with --model: {served}")
+        model = ids[0]
+    can = _task_of(session, model, request)
+    if prompt.task is not None and can is not None and can is not prompt.task:
+        raise console.usage(
+            f"model {printable(model)!r} is for {can.value}, {prompt.task.option} asks for {prompt.task.value}",
+            hint=f"use {can.option}",
+        )
+    task = prompt.task or can
+    if task is None:
+        raise console.usage("the runtime does not say what the model is for", hint="add --embed or --chat")
+    if task is Task.EMBED and (prompt.stream or prompt.max_tokens is not None):
+        raise console.usage("--stream and --max-tokens go with --chat", hint=f"{printable(model)!r} embeds")
+    body, headers = encode_body(prompt.body(task, model), None, request.headers)
+    assert body is not None
+    return _Chosen(task, model, body, headers)
+
+
+def _task_of(session: Session, model: str, request: Request) -> Task | None:
+    """Return what the runtime says *model* is for, None where it says nothing of use."""
+    reply = session.get(INFO_PATH, headers=request.headers, timeout=request.timeout)
+    try:
+        document = reply.json() if reply.ok else {}
+    except (ValueError, RecursionError):
+        return None
+    aliases = document.get("aliases")
+    name = aliases.get(model, model) if isinstance(aliases, dict) else model
+    entry = find(name if isinstance(name, str) else model, session.attested.identity.models)
+    listed = document.get("models")
+    for item in listed if isinstance(listed, list) else ():
+        if isinstance(item, dict) and (item.get("model_id"), item.get("version")) == (entry.id, entry.version):
+            return next((task for task in Task if task.value == item.get("task")), None)
+    return None
+
+
+def _fetch_manifest(session: Session, model: str) -> None:
+    """Have the signed manifest at hand for the archive, where the model has one."""
+    entry = find(model, session.attested.identity.models)
+    if entry.scheme != SCHEME:
+        return
+    try:
+        session.manifest(model)
+    except IncompleteError as error:
+        if session.attested.policy.models.publisher_keys:
+            raise
+        console.current().warning(f"{error.message}; none is kept")
+
+
+def _ask(session: Session, chosen: _Chosen, request: Request) -> tuple[Reply, bool]:
+    """Return the complete reply, and whether its text has been printed as it came."""
+    path = chosen.task.path
+    if not request.prompt.stream or console.current().json:
+        reply = session.request(
+            "POST", path, chosen.body, headers=chosen.headers, nonce=request.nonce, timeout=request.timeout
+        )
+        return reply, False
+    with session.stream(
+        "POST", path, chosen.body, headers=chosen.headers, nonce=request.nonce, timeout=request.timeout
+    ) as streamed:
+        live = streamed.status < 400
+        pieces, line = [], b""
+        for piece in streamed:
+            pieces.append(piece)
+            *lines, line = (line + piece).split(b"\n")
+            if live:
+                _print_deltas(lines)
+    if live:
+        print(flush=True)
+    return Reply(streamed.status, streamed.headers, b"".join(pieces), streamed.receipted), live
+
+
+def _print_deltas(lines: list[bytes]) -> None:
+    for line in lines:
+        delta = infer_text.chat_delta(line.decode(errors="replace").rstrip("\r"))
+        if delta:
+            sys.stdout.write(infer_text.tame(delta))
+    sys.stdout.flush()
+
+
+def _keep(receipted: Receipted | None, request: Request) -> tuple[Path, ...]:
+    if request.receipt is None or receipted is None:
+        return ()
+    return ReceiptFiles(request.receipt).write(receipted, force=request.force)
+
+
+def _refusal(reply: Reply, task: Task) -> EphemeralError:
+    """Return the error that an error status means here."""
+    message = infer_text.error_text(reply)
+    if reply.status >= 500 or reply.status in _RUNTIME_STATUSES:
+        hint = "the runtime wants a token: --token-file" if reply.status == 401 else None
+        return UnavailableError(message, hint=hint)
+    return console.usage(message, hint=f"{task.option} asked {task.path}; the request has to change")
