@@ -7,7 +7,7 @@ import jinja2
 from ephemeralml import __version__
 from ephemeralml.attestation.verdict import Assurance, Row, printable
 from ephemeralml.cli.verify_run import Outcome
-from ephemeralml.cli.verify_text import layer_title, past_instant, software
+from ephemeralml.cli.verify_text import layer_title, past_instant, shown, software
 from ephemeralml.receipt.codes import explain_warning, fix
 from ephemeralml.receipt.policy import show_time
 from ephemeralml.receipt.result import ReceiptResult, claims_to_json
@@ -36,9 +36,9 @@ def page(outcomes: list[Outcome]) -> bytes:
 def _receipt(outcome: Outcome) -> dict[str, Any]:
     result = outcome.result
     shared = {
-        "name": printable(str(outcome.path), _SHOWN_CHARACTERS),
-        "key_source": printable(outcome.key_source, _SHOWN_CHARACTERS),
-        "manifest_source": printable(outcome.manifest_source, _SHOWN_CHARACTERS),
+        "name": shown(outcome.path),
+        "key_source": shown(outcome.key_source),
+        "manifest_source": shown(outcome.manifest_source),
     }
     if result is None:
         assert outcome.error is not None
@@ -101,7 +101,7 @@ def _claims(result: ReceiptResult) -> list[tuple[str, str]] | None:
 def _evidence(outcome: Outcome, result: ReceiptResult) -> dict[str, Any] | None:
     if not outcome.evidence_source:
         return None
-    facts: list[tuple[str, str]] = [("file", outcome.evidence_source), ("format", software(result))]
+    facts: list[tuple[str, str]] = [("file", shown(outcome.evidence_source)), ("format", software(result))]
     appraisal = result.appraisal
     if appraisal is not None:
         facts.append(("sha-256", appraisal.digest.hex()))

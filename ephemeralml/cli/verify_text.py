@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import rich.console
 
 _MARKS = {Status.PASS: ("✓", "green"), Status.FAIL: ("✗", "red"), Status.SKIP: ("–", "dim")}
+_PLAIN_MARKS = {"✓": "+", "✗": "x", "–": "-"}
+"""For a stdout that cannot carry the others."""
 _LAYERS = {
     "parse": "receipt: form",
     "crypto": "receipt: signature",
@@ -30,7 +32,8 @@ def render(out: "rich.console.Console", outcomes: list[Outcome]) -> None:
     for index, outcome in enumerate(outcomes):
         if index:
             _line(out, "")
-        _line(out, f"receipt {outcome.path}", "bold")
+        past = past_instant(outcome.result) if outcome.result is not None else None
+        _line(out, f"receipt {shown(outcome.path)}{f', {past}' if past is not None else ''}", "bold")
         if outcome.result is None:
             assert outcome.error is not None
             _line(out, f"  error: {outcome.error.message}", "red")
@@ -55,6 +58,11 @@ def past_instant(result: ReceiptResult) -> str | None:
     return None
 
 
+def shown(path: object) -> str:
+    """Return a file's name for people; control and direction characters in it are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
 def layer_title(row: Row) -> str:
     """Return the heading under which a row stands."""
     return _PLATFORM if row.layer in EVIDENCE_LAYERS else _LAYERS.get(row.layer, _PLATFORM)
@@ -70,15 +78,12 @@ def software(result: ReceiptResult) -> str:
 
 
 def _render_result(out: "rich.console.Console", outcome: Outcome, result: ReceiptResult) -> None:
-    past = past_instant(result)
-    if past is not None:
-        _line(out, f"  {past}")
     if result.public_key is not None:
-        _line(out, f"  key       {result.public_key.hex()} (from {outcome.key_source})")
+        _line(out, f"  key       {result.public_key.hex()} (from {shown(outcome.key_source)})")
     if outcome.evidence_source:
-        _line(out, f"  evidence  {outcome.evidence_source}: {software(result)}")
+        _line(out, f"  evidence  {shown(outcome.evidence_source)}: {software(result)}")
     if outcome.manifest_source:
-        _line(out, f"  manifest  {outcome.manifest_source}")
+        _line(out, f"  manifest  {shown(outcome.manifest_source)}")
     _render_claims(out, result)
     title = ""
     for row in result.rows:
@@ -111,6 +116,8 @@ def _render_claims(out: "rich.console.Console", result: ReceiptResult) -> None:
 
 def _render_row(out: "rich.console.Console", row: Row) -> None:
     mark, style = _MARKS[row.status]
+    if not out.encoding.lower().startswith("utf"):
+        mark = _PLAIN_MARKS[mark]
     code = f"  {row.code}" if row.code else ""
     _line(out, f"  {mark} {row.id:<20} {row.detail}{code}", style)
     if row.status is not Status.FAIL:

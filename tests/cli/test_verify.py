@@ -134,14 +134,26 @@ class TestOutput:
         assert "{{7*7}}" in html
         assert "\u202e" not in html
 
+    def test_a_file_name_cannot_draw_on_the_terminal(self, tmp_path: Path) -> None:
+        path = archive().write(tmp_path, "é\x1b[2J\n\u202e.cbor", sidecars=False)
+        result = verify(path, "--public-key", KEY, "--html", tmp_path / "o.html")
+        assert result.stdout.splitlines()[0].endswith("é\\x1b[2J\\n\\u202e.cbor")
+        assert "\u202e" not in (tmp_path / "o.html").read_text()
+
     def test_a_verdict_at_another_time_says_so_first(self, tmp_path: Path) -> None:
         path = archive().write(tmp_path)
         made = verify(path, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT)
-        assert made.stdout.splitlines()[1].strip().startswith(f"judged at {AT_TEXT}, the time given")
+        assert (
+            made.stdout.splitlines()[0]
+            == f"receipt {path}, judged at {AT_TEXT}, the time given: it shows what held then"
+        )
+        own = verify(path, "--policy", archive().write_policy(tmp_path))
+        assert "judged at 2026-01-15T12:00:00Z, the evidence's own time" in own.stdout.splitlines()[0]
 
     def test_unencodable_terminals_and_quiet(self, receipt: Path) -> None:
-        done = run_process("verify", receipt, "--public-key", KEY, "--quiet", env={"PYTHONIOENCODING": "utf-8"})
+        done = run_process("verify", receipt, "--public-key", KEY, "--quiet", env={"PYTHONIOENCODING": "ascii"})
         assert (done.exit_code, done.stderr) == (0, "")
+        assert "  + SIG " in done.stdout
 
 
 class TestKey:
@@ -436,6 +448,7 @@ class TestSeveral:
         missing = verify(good, broken, tmp_path / "none.cbor", "--public-key", KEY, "--json")
         assert missing.exit_code == 2
         assert missing.json[2]["schema"] == "ephemeralml.error/1"
+        assert missing.stderr.startswith(f"error: {str(tmp_path / 'none.cbor')!r}: cannot read receipt")
         text = verify(good, bad, "--public-key", KEY).stdout.splitlines()
         assert text[-1] == "1 of 2 receipts verified"
 

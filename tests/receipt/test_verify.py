@@ -242,6 +242,19 @@ def test_allow_evaluation_and_expected_mode() -> None:
     assert failing(strict) == [("SECURITY_MODE_POLICY", "SECURITY_MODE_MISMATCH")]
 
 
+def test_verification_reads_no_clock_socket_file_or_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    receipt = seal(pairs())
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a verifier looked beyond its arguments")
+
+    with monkeypatch.context() as patch:
+        for name in ("time.time", "socket.socket", "builtins.open", "os.getenv", "os.urandom"):
+            patch.setattr(name, forbidden)
+        result = judge(receipt, max_age=100)
+    assert result.verdict is Verdict.VERIFIED
+
+
 class TestCompat:
     def test_g0_order_is_read_with_a_warning(self) -> None:
         receipt = seal(claims().encode(KeyOrder.G0))

@@ -1,5 +1,6 @@
 """`ephemeralml verify`: receipts, offline."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -159,6 +160,10 @@ def _finish(outcomes: list[Outcome], *, several: bool, html: Path | None, force:
     output = console.current()
     for warning in dict.fromkeys(w for outcome in outcomes if outcome.result for w in outcome.result.warnings):
         output.warning(f"{warning}: {explain_warning(warning)}")
+    for outcome in outcomes:
+        if outcome.error is not None:
+            hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
+            print(f"error: {str(outcome.path)!r}: {outcome.error.message}{hint}", file=sys.stderr)
     if html is not None:
         from ephemeralml.cli.verify_page import page
 
