@@ -1,4 +1,4 @@
-"""Child processes as one unit: started in order, stopped in reverse, never left behind.
+"""Child processes as one unit: started together, stopped in reverse, never left behind.
 
 A child is an `ephemeralml` command, ready when it has printed its JSON
 document on stdout. None is ever restarted: a runtime that died has lost its
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any, Self
@@ -205,24 +205,24 @@ class Supervisor:
         """The process id of each child, by name."""
         return {child.command.name: child.process.pid for child in self._children}
 
-    def start(self, command: Command) -> dict[str, Any]:
-        """Start *command* and return the document it printed when it was ready.
+    def start(self, *commands: Command) -> dict[str, dict[str, Any]]:
+        """Start *commands* at once and return, by name, the document each printed when it was ready.
 
         Raises:
-            ChildFailedError: It ended first, or took too long; it is stopped by then.
+            ChildFailedError: One ended first, or took too long.
         """
-        deadline = time.monotonic() + command.ready_seconds
+        began = time.monotonic()
+        children = [self._launch(command) for command in commands]
+        return {child.command.name: child.ready(began + child.command.ready_seconds) for child in children}
+
+    def _launch(self, command: Command) -> _Child:
         try:
             child = _Child(command, self._on_line, self._ended)
         except OSError as error:
             message = f"cannot start the {command.name}: {error.strerror}"
             raise ChildFailedError(command.name, message, exit_code=None) from error
         self._children.append(child)
-        return child.ready(deadline)
-
-    def start_all(self, commands: Sequence[Command]) -> dict[str, dict[str, Any]]:
-        """Start *commands* in order, each when the one before is ready."""
-        return {command.name: self.start(command) for command in commands}
+        return child
 
     def wait(self, seconds: float | None = None) -> None:
         """Return after *seconds*; without them, never.

@@ -66,7 +66,7 @@ def _supervise() -> None:
     from ephemeralml.host.supervisor import Command, Supervisor
 
     with Supervisor() as supervisor:
-        document = supervisor.start(Command("inner", ("stubborn",), module="tests.fakes.supervised"))
+        document = supervisor.start(Command("inner", ("stubborn",), module="tests.fakes.supervised"))["inner"]
         _ready(inner=document["pid"])
         _hold()
 

@@ -41,7 +41,7 @@ def _gone(pid: int, seconds: float = 5.0) -> bool:
 
 def test_start_returns_the_document_even_over_several_lines() -> None:
     with Supervisor() as supervisor:
-        document = supervisor.start(_command("serve", "a", "b c"))
+        document = supervisor.start(_command("serve", "a", "b c"))["child"]
         assert document["ready"] is True
         assert document["arguments"] == ["a", "b c"]
         assert supervisor.pids == {"child": document["pid"]}
@@ -51,7 +51,7 @@ def test_start_returns_the_document_even_over_several_lines() -> None:
 def test_option_defaults_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPHEMERALML_TARGET", "tcp://elsewhere:1")
     with Supervisor() as supervisor:
-        names = supervisor.start(_command("serve"))["environment"]
+        names = supervisor.start(_command("serve"))["child"]["environment"]
     assert "EPHEMERALML_TARGET" not in names
     assert "EPHEMERALML_CONFIG" in names
 
@@ -82,7 +82,7 @@ def test_a_child_that_fails_gives_its_own_error_and_hint() -> None:
 def test_a_child_that_says_nothing_misses_its_deadline_and_is_stopped() -> None:
     began = time.monotonic()
     with Supervisor() as supervisor:
-        with pytest.raises(ChildFailedError, match="not ready after 0.5 s") as caught:
+        with pytest.raises(ChildFailedError, match=r"not ready after 0\.5 s") as caught:
             supervisor.start(_command("silent", ready_seconds=0.5))
         assert caught.value.exit_code is None
         pid = supervisor.pids["child"]
@@ -104,8 +104,7 @@ def test_output_after_the_document_does_not_block_the_child() -> None:
 
 def test_a_death_is_noticed_at_once_and_the_rest_is_stopped() -> None:
     with Supervisor() as supervisor:
-        first = supervisor.start(_command("serve", name="runtime"))
-        supervisor.start(_command("die-later", name="relay"))
+        first = supervisor.start(_command("serve", name="runtime"), _command("die-later", name="relay"))["runtime"]
         began = time.monotonic()
         with pytest.raises(ChildFailedError, match="the relay was killed by signal 9") as caught:
             supervisor.wait(20)
@@ -124,7 +123,7 @@ def test_wait_returns_after_its_time() -> None:
 
 def test_children_stop_in_reverse_order() -> None:
     with Supervisor() as supervisor:
-        supervisor.start_all([_command("clean", name="one"), _command("clean", name="two")])
+        supervisor.start(_command("clean", name="one"), _command("clean", name="two"))
         order = [child.command.name for child in reversed(supervisor._children)]
         assert order == ["two", "one"]
         supervisor.stop()
@@ -133,13 +132,13 @@ def test_children_stop_in_reverse_order() -> None:
 
 def test_a_child_that_ignores_sigterm_is_killed() -> None:
     with Supervisor() as supervisor:
-        document = supervisor.start(_command("stubborn", stop_seconds=0.3))
+        document = supervisor.start(_command("stubborn", stop_seconds=0.3))["child"]
     assert _gone(document["pid"])
 
 
 def test_what_a_child_leaves_behind_is_killed_too() -> None:
     with Supervisor() as supervisor:
-        document = supervisor.start(_command("grandchild"))
+        document = supervisor.start(_command("grandchild"))["child"]
     assert _gone(document["grandchild"])
 
 
