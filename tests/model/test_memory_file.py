@@ -1,0 +1,89 @@
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.model.memory_file import Destination, load_bytes
+from ephemeralml.model.roles import Role
+from tests.fakes.descriptors import open_descriptors
+
+
+def test_a_loaded_file_can_be_read_and_opened_by_path() -> None:
+    file = load_bytes("a/b", Role.CONFIG, b"content")
+    with Path(file.fd_path).open("rb") as again:
+        assert again.read() == b"content"
+    assert (bytes(file.view()), file.size, file.path, file.role) == (b"content", 7, "a/b", Role.CONFIG)
+    assert repr(file) == "LoadedFile('a/b', config, 7 bytes)"
+    file.close()
+
+
+def test_nobody_can_change_it_any_more() -> None:
+    file = load_bytes("x", Role.WEIGHTS, b"content")
+    assert file.view().readonly
+    with pytest.raises(PermissionError):
+        os.pwrite(file.fd, b"C", 0)
+    with pytest.raises(PermissionError):
+        os.ftruncate(file.fd, 0)
+    with pytest.raises(PermissionError):
+        os.ftruncate(file.fd, 100)
+    with pytest.raises(PermissionError):
+        mmap.mmap(file.fd, 7, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    file.close()
+
+
+def test_views_outlive_the_file() -> None:
+    file = load_bytes("x", Role.WEIGHTS, b"content")
+    view = file.view()
+    file.close()
+    file.close()
+    assert bytes(view) == b"content"
+
+
+def test_an_empty_file_is_a_file() -> None:
+    file = load_bytes("x", Role.CONFIG, b"")
+    assert (bytes(file.view()), file.read(max_bytes=0)) == (b"", b"")
+    file.close()
+
+
+def test_a_copy_is_bounded() -> None:
+    file = load_bytes("x", Role.CONFIG, b"content")
+    assert file.read(max_bytes=7) == b"content"
+    with pytest.raises(MalformedError, match="at most 6"):
+        file.read(max_bytes=6)
+    file.close()
+
+
+def test_a_view_that_is_still_held_stops_the_sealing() -> None:
+    destination = Destination(4)
+    view = destination.buffer()
+    with pytest.raises(RuntimeError, match="still held"):
+        destination.seal("x", Role.CONFIG)
+    view.release()
+    destination.seal("x", Role.CONFIG).close()
+
+
+def test_a_destination_is_used_once() -> None:
+    destination = Destination(4)
+    destination.seal("x", Role.CONFIG).close()
+    destination.discard()
+    with pytest.raises(RuntimeError, match="sealed or discarded"):
+        destination.seal("x", Role.CONFIG)
+
+
+def test_what_is_discarded_gives_its_descriptor_back() -> None:
+    before = open_descriptors()
+    for _ in range(10):
+        destination = Destination(4)
+        destination.discard()
+        destination.discard()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("size", [1 << 62, (1 << 63) - 1, 1 << 70])
+def test_an_impossible_size_is_unavailable_and_leaves_nothing(size: int) -> None:
+    before = open_descriptors()
+    with pytest.raises(UnavailableError, match="no memory"):
+        Destination(size)
+    assert open_descriptors() == before
