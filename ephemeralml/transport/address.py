@@ -22,6 +22,7 @@ MAX_UNIX_PATH = 107
 MAX_TEXT = 1_024
 
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_LOOPBACK_V4 = re.compile(r"127(?:\.[0-9]{1,3}){3}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _FORMS = "tcp://HOST:PORT, unix:///PATH, vsock://CID:PORT or wss://HOST/v1/channel"
 _DEFAULT_PORTS = {"ws": 80, "wss": 443}
@@ -91,7 +92,9 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach a listener here."""
-        return self.scheme is Scheme.UNIX or self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return (
+            self.scheme is Scheme.UNIX or self.host in ("localhost", "::1") or bool(_LOOPBACK_V4.fullmatch(self.host))
+        )
 
     def __str__(self) -> str:
         match self.scheme:
@@ -141,6 +144,8 @@ def _host_port(text: str, authority: str, default: int | None) -> tuple[str, int
 
 
 def _is_ipv6(text: str) -> bool:
+    if "%" in text:  # a zone means something on one machine only
+        return False
     try:
         IPv6Address(text)
     except AddressValueError:
