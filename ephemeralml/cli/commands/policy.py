@@ -1,0 +1,178 @@
+"""`ephemeralml policy`: what a client accepts."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ephemeralml.cli import console
+from ephemeralml.cli.exit_codes import Exit, ExitCode
+
+if TYPE_CHECKING:
+    from ephemeralml.attestation.policy import Policy
+
+app = typer.Typer(no_args_is_help=True, help="Policies: what a client accepts.")
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The policy, bare or signed.")]
+_PolicyKey = Annotated[str | None, typer.Option(metavar="KEY", help="The key that must have signed it.")]
+
+
+@app.command()
+def init(  # noqa: PLR0917 - one parameter per option
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the policy.")],
+    policy_id: Annotated[str, typer.Option(metavar="ID", help="Its name; versions count within it.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID[@MIN_VERSION][=HASH]", help="A model that is accepted; repeatable."),
+    ] = None,
+    publisher_key: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="A key that must have signed the model; repeatable.")
+    ] = None,
+    measurements: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON of `eif describe` or `enclave measure`.")
+    ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An evidence document of the image to accept.")
+    ] = None,
+    pcr: Annotated[list[str] | None, typer.Option(metavar="N=HEX", help="A register; repeatable.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="For the software TEE, which protects nothing.")] = False,
+    root: Annotated[str | None, typer.Option(metavar="sha256:HEX", help="With --local: its root.")] = None,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="Name of the accepted image.")] = "runtime",
+    version: Annotated[int, typer.Option(metavar="N", min=0, help="Version of the policy; only ever rises.")] = 1,
+    valid_days: Annotated[int, typer.Option(metavar="N", min=1, max=3_650, help="Days until it expires.")] = 90,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+) -> None:
+    """Write a policy that pins one image, for you to read, sign and hand out."""
+    from ephemeralml import clock
+    from ephemeralml.attestation.policy import Policy
+    from ephemeralml.attestation.policy_render import PolicyDraft, render_policy
+    from ephemeralml.cli import policy_inputs
+    from ephemeralml.cli.key_files import read_public_key
+    from ephemeralml.errors import MalformedError
+    from ephemeralml.resources import bundled
+
+    console.check_writable(out, force=force)
+    now = clock.now().replace(microsecond=0)
+    draft = PolicyDraft(
+        policy_id=policy_id,
+        version=version,
+        created_at=now,
+        expires_at=now + timedelta(days=valid_days),
+        measured=policy_inputs.measured(
+            measurements=measurements, evidence=evidence, pcrs=pcr or [], root=root, local=local
+        ),
+        entry_name=name,
+        models=tuple(policy_inputs.model_entry(text) for text in model or ()),
+        publisher_keys=tuple(read_public_key(text) for text in publisher_key or ()),
+    )
+    if not draft.models and not draft.publisher_keys:
+        raise console.usage("the policy would accept any model", hint="give --model, --publisher-key or both")
+    try:
+        data = render_policy(draft, bundled("templates", "policy.json").read_bytes())
+    except MalformedError as error:
+        raise policy_inputs.as_usage(error) from error
+    console.write_file(out, data, force=force)
+    if evidence is not None:
+        console.current().warning("the registers are those of this document: compare them with your own build")
+    _show(Policy.parse(data, now=now), written=out)
+
+
+@app.command()
+def sign(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy as JSON.")],
+    key: Annotated[Path, typer.Option(metavar="KEY", help="The private key (PEM).")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the signed policy.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the signed policy.")] = False,
+) -> None:
+    """Sign a policy (Ed25519, DSSE), after checking that a client could accept it."""
+    from ephemeralml import clock
+    from ephemeralml.cli import policy_inputs
+    from ephemeralml.cli.key_files import read_private_key
+
+    console.check_writable(out, force=force)
+    policy = policy_inputs.load_policy(file, None, clock.now(), allow_expired=False)
+    private = read_private_key(key)
+    console.write_file(out, policy.sign(private), force=force)
+    document = {
+        "schema": "ephemeralml.policy-signed/1",
+        "policy_id": policy.policy_id,
+        "version": policy.version,
+        "digest": policy.digest.hex(),
+        "signed_by": str(private.public),
+        "keyid": private.public.keyid,
+        "file": str(out),
+    }
+    lines = [
+        f"{'signed':<12}{out}",
+        f"{'digest':<12}{document['digest']}",
+        f"{'signed by':<12}{document['signed_by']}",
+    ]
+    console.current().result(document, lambda to: to.print("\n".join(lines), markup=False, soft_wrap=True))
+
+
+@app.command()
+def show(file: _File, policy_key: _PolicyKey = None) -> None:
+    """Print a policy's digest, expiry, tuples and limits, defaults filled in."""
+    from ephemeralml import clock
+    from ephemeralml.cli import policy_inputs
+
+    _show(policy_inputs.load_policy(file, policy_key, clock.now(), allow_expired=True))
+
+
+@app.command()
+def check(
+    file: _File,
+    policy_key: _PolicyKey = None,
+    evidence: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also run every check on this evidence document.")
+    ] = None,
+    at: Annotated[str, typer.Option(metavar="now|document|RFC3339", help="When the evidence is judged.")] = "document",
+) -> None:
+    """Check that a policy can be used, and whether it accepts a document.
+
+    Exit 0 accepted, 3 rejected or expired, 4 malformed, empty or contradictory,
+    6 something required could not be checked.
+    """
+    from ephemeralml import clock
+    from ephemeralml.attestation.recognise import evidence_of
+    from ephemeralml.attestation.verify import verify_evidence
+    from ephemeralml.cli import policy_inputs
+    from ephemeralml.cli.render_policy import EXIT_OF_VERDICT, print_appraisal
+    from ephemeralml.cli.verify_inputs import time_option
+
+    time = time_option(at)
+    policy = policy_inputs.load_policy(file, policy_key, clock.now(), allow_expired=evidence is not None)
+    if evidence is None:
+        _show(policy)
+        return
+    given = evidence_of(policy_inputs.read_evidence(evidence))
+    appraisal = verify_evidence(
+        given, expected=None, policy=policy, roots=policy.trust_roots(given.format), at=time, live=False
+    )
+    _warn(appraisal.warnings)
+    verdict = appraisal.verdict
+    document = {"schema": "ephemeralml.policy-check/1", "policy_id": policy.policy_id, **appraisal.to_json()}
+    accepted = "accepts" if verdict.value == "verified" else "does not accept"
+    style = "bold green" if verdict.value == "verified" else "bold red"
+    text = f"{verdict.value}, assurance {appraisal.assurance.label}: the policy {accepted} this document"
+    console.current().result(document, lambda out: print_appraisal(out, appraisal, text, style))
+    if EXIT_OF_VERDICT[verdict] is not ExitCode.OK:
+        raise Exit(EXIT_OF_VERDICT[verdict])
+
+
+def _show(policy: "Policy", written: Path | None = None) -> None:
+    from ephemeralml.cli.render_policy import policy_document, print_policy
+
+    _warn(policy.warnings if written is None else ())
+    document = policy_document(policy)
+    if written is not None:
+        document["file"] = str(written)
+    console.current().result(document, lambda out: print_policy(out, document))
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    from ephemeralml.receipt.codes import explain_warning
+
+    for warning in warnings:
+        console.current().warning(f"{warning}: {explain_warning(warning)}")

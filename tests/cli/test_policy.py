@@ -1,0 +1,258 @@
+"""`ephemeralml policy`: init, sign, show, check, as transcripts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ephemeralml import clock
+from ephemeralml.attestation.local.authority import Authority
+from ephemeralml.attestation.local.documents import DocumentFields, Fault
+from ephemeralml.attestation.policy import Policy
+from ephemeralml.crypto.keys import PrivateKey
+from tests.cli.runner import Result, run
+from tests.fakes.nitro import BINDING, NONCE, PCRS, RECEIPT_KEY, entry, policy_bytes, policy_document
+
+KEY = PrivateKey.from_seed(b"\x07" * 32)
+PCR_OPTIONS = [part for index in (0, 1, 2) for part in ("--pcr", f"{index}={PCRS[index].hex()}")]
+INIT = ["policy", "init", "--policy-id", "acme", "--model", "minilm-l6-v2@1.0.0", "--out", "policy.json"]
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority.ephemeral()
+
+
+def document(authority: Authority, *faults: Fault) -> bytes:
+    fields = DocumentFields(f"{authority.id}-enc01", PCRS, RECEIPT_KEY, BINDING, NONCE)
+    return authority.issue_document(fields, clock.now(), faults)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, authority: Authority) -> Path:
+    (tmp_path / "key.pem").write_bytes(KEY.to_pem())
+    (tmp_path / "key.pem").chmod(0o600)
+    (tmp_path / "evidence.att").write_bytes(document(authority))
+    return tmp_path
+
+
+def ok(folder: Path, *arguments: object) -> Result:
+    result = run(*arguments, cwd=folder)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def refused(code: int, folder: Path, *arguments: object) -> Result:
+    before = sorted(path.name for path in folder.iterdir())
+    result = run(*arguments, cwd=folder)
+    assert result.exit_code == code, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert sorted(path.name for path in folder.iterdir()) == before, "a refused command left a file behind"
+    return result
+
+
+class TestInit:
+    def test_from_registers(self, folder: Path) -> None:
+        result = ok(folder, *INIT, *PCR_OPTIONS, "--publisher-key", KEY.public, "--name", "runtime 1.0.0")
+        assert "policy      acme version 1" in result.stdout
+        accepted = Policy.load(folder / "policy.json")
+        assert accepted.nitro is not None
+        assert accepted.nitro.allow[0].name == "runtime 1.0.0"
+        assert accepted.nitro.allow[0].registers == {f"pcr{index}": PCRS[index] for index in (0, 1, 2)}
+        assert accepted.min_assurance.label == "tee"
+        assert accepted.models.publisher_keys[0].raw == KEY.public.raw
+
+    def test_from_what_measure_or_describe_printed(self, folder: Path) -> None:
+        registers = {f"pcr{index}": PCRS[index].hex() for index in (0, 1, 2)} | {"pcr8": "00" * 48}
+        (folder / "measurements.json").write_text(json.dumps({"schema": "x", "measurements": registers}))
+        ok(folder, *INIT, "--measurements", "measurements.json")
+        accepted = Policy.load(folder / "policy.json")
+        assert accepted.nitro is not None
+        assert set(accepted.nitro.allow[0].registers) == {"pcr0", "pcr1", "pcr2"}
+
+    def test_from_evidence_of_the_software_tee(self, folder: Path, authority: Authority) -> None:
+        result = ok(folder, *INIT, "--evidence", "evidence.att")
+        assert "compare them with your own build" in result.stderr
+        accepted = Policy.load(folder / "policy.json")
+        assert accepted.allow_local
+        assert accepted.local is not None
+        assert accepted.local.roots.digests == {authority.fingerprint}
+        assert accepted.security_modes == ("evaluation",)
+
+    def test_for_a_local_root_without_pins(self, folder: Path, authority: Authority) -> None:
+        ok(folder, *INIT, "--local", "--root", f"sha256:{authority.fingerprint.hex()}")
+        accepted = Policy.load(folder / "policy.json")
+        assert accepted.local is not None
+        assert accepted.local.allow == ()
+
+    def test_for_one_signer(self, folder: Path) -> None:
+        ok(folder, *INIT, "--pcr", f"8={PCRS[8].hex()}")
+        accepted = json.loads((folder / "policy.json").read_bytes())
+        assert accepted["nitro"]["allow"][0]["signer_only"] is True
+
+    def test_json_is_one_document(self, folder: Path) -> None:
+        summary = ok(folder, *INIT, *PCR_OPTIONS, "--valid-days", 7, "--version", 3, "--json").json
+        assert summary["schema"] == "ephemeralml.policy-summary/1"
+        assert (summary["policy_id"], summary["version"], summary["file"]) == ("acme", 3, "policy.json")
+
+    def test_a_model_with_its_hash(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS, "--model", f"other@2.0.0-rc.1={'5a' * 32}")
+        models = json.loads((folder / "policy.json").read_bytes())["models"]["allow"]
+        assert models[1] == {
+            "model_id": "other",
+            "min_version": "2.0.0-rc.1",
+            "model_hash": "5a" * 32,
+            "scheme": "sha256-manifest",
+        }
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            INIT,
+            [*INIT, *PCR_OPTIONS[:4]],
+            [*INIT, *PCR_OPTIONS, "--evidence", "evidence.att"],
+            [*INIT, *PCR_OPTIONS, *PCR_OPTIONS[:2]],
+            [*INIT, *PCR_OPTIONS[:4], "--pcr", "2=" + "00" * 48],
+            [*INIT, "--pcr", "5=" + "ab" * 48],
+            [*INIT, "--pcr", "0=" + "AB" * 48],
+            [*INIT, *PCR_OPTIONS, "--model", "@1.0.0"],
+            [*INIT, *PCR_OPTIONS, "--model", "m@latest"],
+            [*INIT, *PCR_OPTIONS, "--root", "sha256:" + "ab" * 32],
+            [*INIT, "--local"],
+            [*INIT, "--local", "--root", "ab" * 32],
+            [*INIT, "--evidence", "absent"],
+            [*INIT, "--measurements", "absent"],
+            [*INIT, *PCR_OPTIONS, "--publisher-key", "absent"],
+            [*INIT, *PCR_OPTIONS, "--publisher-key", "key.pem"],
+            [*INIT[:-1], "absent/policy.json", *PCR_OPTIONS],
+            ["policy", "init", "--policy-id", "acme", "--out", "policy.json", *PCR_OPTIONS],
+        ],
+    )
+    def test_options_that_cannot_be_meant(self, folder: Path, arguments: list[str]) -> None:
+        refused(2, folder, *arguments)
+
+    def test_evidence_that_is_not_authentic(self, folder: Path, authority: Authority) -> None:
+        (folder / "evidence.att").write_bytes(document(authority, Fault.BAD_SIGNATURE))
+        result = refused(3, folder, *INIT, "--evidence", "evidence.att")
+        assert "N4" in result.stderr
+
+    @pytest.mark.parametrize("content", [b"", b"not evidence", b"{}"])
+    def test_files_that_are_something_else(self, folder: Path, content: bytes) -> None:
+        (folder / "evidence.att").write_bytes(content)
+        refused(4, folder, *INIT, "--evidence", "evidence.att")
+        refused(4, folder, *INIT, "--measurements", "evidence.att")
+
+    def test_nothing_is_overwritten_without_force(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        before = (folder / "policy.json").read_bytes()
+        refused(2, folder, *INIT, *PCR_OPTIONS)
+        assert (folder / "policy.json").read_bytes() == before
+        ok(folder, *INIT, *PCR_OPTIONS, "--version", 2, "--force")
+        assert Policy.load(folder / "policy.json").version == 2
+
+
+class TestSignAndShow:
+    def test_the_whole_way(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        signed = ok(folder, "policy", "sign", "policy.json", "--key", "key.pem", "--out", "signed.json", "--json").json
+        assert signed["signed_by"] == str(KEY.public)
+        shown = ok(folder, "policy", "show", "signed.json", "--policy-key", KEY.public, "--json").json
+        assert shown["signed_by"] == str(KEY.public)
+        assert shown["digest"] == signed["digest"]
+        assert shown["sections"]["nitro"]["allow"][0]["registers"]["pcr0"] == PCRS[0].hex()
+        assert shown["warnings"] == ["WARN_MODEL_UNPINNED"]
+
+    def test_text(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        shown = ok(folder, "policy", "show", "policy.json")
+        assert "signed by   nobody" in shown.stdout
+        assert f"    pcr2  {PCRS[2].hex()}" in shown.stdout
+        assert "WARN_POLICY_UNSIGNED" in shown.stderr
+
+    def test_a_signed_policy_asks_for_its_key(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        ok(folder, "policy", "sign", "policy.json", "--key", "key.pem", "--out", "signed.json")
+        assert "hint: give --policy-key" in refused(6, folder, "policy", "show", "signed.json").stderr
+        other = PrivateKey.from_seed(bytes(32)).public
+        refused(3, folder, "policy", "show", "signed.json", "--policy-key", other)
+        refused(3, folder, "policy", "show", "policy.json", "--policy-key", KEY.public)
+
+    def test_an_expired_policy_can_be_looked_at_and_not_signed(self, folder: Path) -> None:
+        (folder / "old.json").write_bytes(policy_bytes(policy_document(expires_at="2026-01-02T00:00:00Z")))
+        assert "EXPIRED" in ok(folder, "policy", "show", "old.json").stdout
+        refused(3, folder, "policy", "sign", "old.json", "--key", "key.pem", "--out", "signed.json")
+        refused(3, folder, "policy", "check", "old.json")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"formats": []}, {"models": {}}, {"nitro": {"allow": []}}, {"allow_local": True}, {"extra": 1}],
+    )
+    def test_a_policy_that_no_client_would_take_is_not_signed(self, folder: Path, changes: dict[str, Any]) -> None:
+        (folder / "bad.json").write_bytes(policy_bytes(policy_document(**changes)))
+        for command in (
+            ["sign", "bad.json", "--key", "key.pem", "--out", "signed.json"],
+            ["show", "bad.json"],
+            ["check", "bad.json"],
+        ):
+            refused(4, folder, "policy", *command)
+
+
+class TestCheck:
+    @pytest.fixture
+    def accepted(self, folder: Path) -> Path:
+        ok(folder, *INIT, "--evidence", "evidence.att")
+        return folder
+
+    def test_the_policy_alone(self, accepted: Path) -> None:
+        assert ok(accepted, "policy", "check", "policy.json", "--json").json["formats"] == ["local"]
+
+    def test_a_document_that_it_accepts(self, accepted: Path) -> None:
+        result = ok(accepted, "policy", "check", "policy.json", "--evidence", "evidence.att")
+        assert "✓ N14" in result.stdout
+        assert result.stdout.endswith("verified, assurance document: the policy accepts this document\n")
+        assert "WARN_SOFTWARE_TEE" in result.stderr
+
+    def test_json(self, accepted: Path) -> None:
+        result = ok(accepted, "policy", "check", "policy.json", "--evidence", "evidence.att", "--json").json
+        assert result["verdict"] == "verified"
+        assert [row["id"] for row in result["checks"]][1:15] == [f"N{number}" for number in range(1, 15)]
+
+    def test_other_registers(self, accepted: Path, authority: Authority) -> None:
+        fields = DocumentFields(f"{authority.id}-enc01", PCRS | {0: b"\x01" * 48}, RECEIPT_KEY, BINDING, NONCE)
+        (accepted / "other.att").write_bytes(authority.issue_document(fields, clock.now()))
+        result = run("policy", "check", "policy.json", "--evidence", "other.att", cwd=accepted)
+        assert result.exit_code == 3
+        assert "NITRO_MEASUREMENT_MISMATCH" in result.stdout
+        assert "why: wanted a0a0a0a0a0a0a0a0…a0a0a0a0" in result.stdout
+        assert "fix: " in result.stdout
+
+    def test_a_production_policy_refuses_the_software_tee_at_n5(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        result = run("policy", "check", "policy.json", "--evidence", "evidence.att", "--json", cwd=folder)
+        assert result.exit_code == 3
+        failed = [row["id"] for row in result.json["checks"] if row["status"] == "fail"]
+        assert failed == ["N5"]
+
+    def test_malformed_evidence(self, accepted: Path) -> None:
+        data = (accepted / "evidence.att").read_bytes()
+        (accepted / "cut.att").write_bytes(data[:-1])
+        assert run("policy", "check", "policy.json", "--evidence", "cut.att", cwd=accepted).exit_code == 4
+        (accepted / "none.att").write_bytes(b"none")
+        refused(4, accepted, "policy", "check", "policy.json", "--evidence", "none.att")
+
+    def test_times(self, accepted: Path) -> None:
+        arguments = ["policy", "check", "policy.json", "--evidence", "evidence.att", "--at"]
+        ok(accepted, *arguments, "now")
+        later = run(*arguments, "2030-01-01T00:00:00Z", cwd=accepted)
+        assert later.exit_code == 3
+        assert "NITRO_CERT_TIME_INVALID" in later.stdout
+        assert later.stdout.startswith("judged at 2030-01-01T00:00:00Z, the time given")
+        refused(2, accepted, *arguments, "yesterday")
+
+    def test_an_expired_policy_is_a_row(self, folder: Path, authority: Authority) -> None:
+        old = policy_document(expires_at="2026-01-02T00:00:00Z", nitro={"roots": ["aws"], "allow": [entry()]})
+        (folder / "old.json").write_bytes(policy_bytes(old))
+        result = run("policy", "check", "old.json", "--evidence", "evidence.att", cwd=folder)
+        assert result.exit_code == 3
+        assert "POLICY_EXPIRED" in result.stdout
