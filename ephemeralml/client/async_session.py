@@ -336,13 +336,13 @@ class AsyncStreamedReply:
         assert call.status is not None
         self.status: int = call.status
         self.headers: Mapping[str, str] = call.headers
-        self._call, self._timeout = call, timeout
+        self._call, self._timeout, self._complete = call, timeout, False
         self._wait, self._cancel, self._deliver = wait, cancel, deliver
 
     @property
     def receipted(self) -> Receipted | None:
         """The verified receipt, once the body has been read to its end."""
-        return self._call.receipted if self._call.done and self._call.error is None else None
+        return self._call.receipted if self._complete else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body in pieces; see `StreamedReply.__iter__`."""
@@ -359,6 +359,7 @@ class AsyncStreamedReply:
                     break
         finally:
             await self.close()
+        self._complete = True
         self._deliver(call.receipted)
 
     async def read(self) -> bytes:

@@ -111,8 +111,8 @@ class Exchange:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more can come, so that the byte stream may be closed."""
-        return self._channel.finished or self._channel.state is State.FAILED
+        """Whether nothing that matters can come any more, so that the byte stream may be closed."""
+        return self.fault is not None or self._channel.finished or self._channel.state is State.FAILED
 
     @property
     def inflight(self) -> int:
@@ -161,7 +161,7 @@ class Exchange:
             self._channel.eof_received()
         except EphemeralError as error:
             return self._fail(error, {})
-        if self._channel.peer_close is not None and not self._calls:
+        if self._channel.peer_close is not None and all(call.done for call in self._calls.values()):
             return []
         return self._fail(TruncatedError("the connection ended"), {})
 
@@ -357,10 +357,11 @@ class Exchange:
         return list(changed.values())
 
     def _end_calls(self, error: EphemeralError, changed: dict[int, Call]) -> list[Call]:
+        # They stay known: the peer may still end streams that we have given up.
         for stream, call in self._calls.items():
-            call.fail(error)
-            changed[stream] = call
-        self._calls.clear()
+            if not call.done:
+                call.fail(error)
+                changed[stream] = call
         return list(changed.values())
 
 

@@ -240,13 +240,13 @@ class StreamedReply:
         assert call.status is not None
         self.status: int = call.status
         self.headers: Mapping[str, str] = call.headers
-        self._call, self._timeout = call, timeout
+        self._call, self._timeout, self._complete = call, timeout, False
         self._wire, self._deliver = wire, deliver
 
     @property
     def receipted(self) -> Receipted | None:
         """The verified receipt, once the body has been read to its end."""
-        return self._call.receipted if self._call.done and self._call.error is None else None
+        return self._call.receipted if self._complete else None
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the body in pieces.
@@ -268,6 +268,7 @@ class StreamedReply:
                     break
         finally:
             self.close()
+        self._complete = True
         self._deliver(call.receipted)
 
     def read(self) -> bytes:

@@ -70,6 +70,7 @@ class RuntimeFault(Enum):
     EVIDENCE_OTHER_KEY = auto()
     EVIDENCE_GARBAGE = auto()
     EVIDENCE_STALE = auto()
+    EVIDENCE_CALLED_NITRO = auto()
     EVIDENCE_DEBUG = auto()
     IDENTITY_PRODUCTION = auto()
     IDENTITY_OTHER_HASH = auto()
@@ -168,7 +169,7 @@ class FakeRuntime:
         self.connections = 0
         self.cancelled = threading.Event()
         self.released = threading.Event()
-        self._live: set[_Connection] = set()
+        self._live: set[Connection] = set()
         self._threads: list[threading.Thread] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.target = f"tcp://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -244,17 +245,17 @@ class FakeRuntime:
             except OSError:
                 return
             self.connections += 1
-            connection = _Connection(self, sock)
+            connection = Connection(self, sock)
             self._live.add(connection)
             thread = threading.Thread(target=connection.serve)
             self._threads.append(thread)
             thread.start()
 
-    def ended(self, connection: "_Connection") -> None:
+    def ended(self, connection: "Connection") -> None:
         self._live.discard(connection)
 
 
-class _Connection:
+class Connection:
     """One client of a `FakeRuntime`."""
 
     def __init__(self, runtime: FakeRuntime, sock: socket.socket) -> None:
@@ -264,25 +265,34 @@ class _Connection:
         self.faults = set(runtime.faults)
         self.key = PrivateKey.generate()
         self.identity = runtime.identity
-        self.channel = ServerChannel(formats=(Format.LOCAL,), limits=runtime.limits)
+        self.format = Format.NITRO if RuntimeFault.EVIDENCE_CALLED_NITRO in self.faults else Format.LOCAL
+        self.channel = ServerChannel(formats=(self.format,), limits=runtime.limits)
         self.document = b""
         self.receipts = 0
         self.open: dict[int, tuple[Request, bytearray]] = {}
         self.held: list[tuple[Request, bytes]] = []
+        self.ended: set[int] = set()
         self.lock = threading.RLock()
 
     def serve(self) -> None:
         try:
             while data := self.socket.recv(1 << 18):
-                with self.lock:
-                    for event in self.channel.receive_data(data):
-                        self.handle(event)
-                    self.flush()
-        except (OSError, EphemeralError):
+                self.feed(data)
+        except OSError:
             pass
+        except EphemeralError:
+            with self.lock, contextlib.suppress(OSError):
+                self.flush()
         finally:
             self.runtime.ended(self)
             self.socket.close()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the client's, and answer."""
+        with self.lock:
+            for event in self.channel.receive_data(data):
+                self.handle(event)
+            self.flush()
 
     def flush(self) -> None:
         data = self.channel.data_to_send()
@@ -313,7 +323,8 @@ class _Connection:
             case MessageReceived(Cancel(stream)):
                 self.runtime.cancelled.set()
                 self.held = [item for item in self.held if item[0].stream != stream]
-                self.channel.send(End(stream, Outcome.CANCELLED, None))
+                if stream not in self.ended:
+                    self.channel.send(End(stream, Outcome.CANCELLED, None))
             case MessageReceived(Close()):
                 self.channel.close(CloseReason.DONE)
                 self.flush()
@@ -347,7 +358,7 @@ class _Connection:
         if RuntimeFault.EVIDENCE_WRONG_NONCE in faults:
             expected = replace(expected, nonce=b"\x08" * 32)
         self.document = self.attest(expected)
-        self.channel.send_hello(Evidence(Format.LOCAL, self.document))
+        self.channel.send_hello(Evidence(self.format, self.document))
         if RuntimeFault.BAD_CONFIRMATION in faults:
             self.flush()
             self.socket.recv(1 << 16)
@@ -462,6 +473,7 @@ class _Connection:
         pieces: list[bytes] | None = None,
     ) -> None:
         faults, stream = self.faults, request.stream
+        self.ended.add(stream)
         self.channel.send(Response(stream, status, {"content-type": kind, "x-request-id": f"r{stream}"}))
         pieces = pieces or _cut(answer, self.runtime.pieces)
         prompt = request.method == "POST"
