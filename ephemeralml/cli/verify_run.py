@@ -83,7 +83,9 @@ def _sources(path: Path, request: Request) -> _Sources:
     found.manifest = request.manifest
     beside = request.public_key is None and request.document is None
     if beside:
-        _read_sidecars(path, found)
+        _take_document(path, found)
+    if found.public_key is None:
+        _take_sidecar(path, found)
     if found.document is not None:
         _recognise(found)
     wants_manifest = beside or bool(request.policy is not None and request.policy.models.publisher_keys)
@@ -98,17 +100,22 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _read_sidecars(path: Path, found: _Sources) -> None:
-    """Take RECEIPT.att, and what RECEIPT.json says of the same document."""
-    document_path, json_path = _beside(path, ".att"), _beside(path, ".json")
+def _take_document(path: Path, found: _Sources) -> None:
+    """Take RECEIPT.att."""
+    document_path = _beside(path, ".att")
     if not document_path.is_file():
         raise console.usage(
             f"there is nothing to verify {str(path)!r} with",
-            hint=f"give --public-key or --attestation, or keep {document_path.name} beside the receipt",
+            hint=f"give --public-key or --attestation, or keep {document_path.name!r} beside the receipt",
         )
     found.document = verify_inputs.read_document(document_path)
     found.document_name = str(document_path)
-    if not json_path.is_file():
+
+
+def _take_sidecar(path: Path, found: _Sources) -> None:
+    """Take what RECEIPT.json says of the document at hand: the key, and what the session was bound to."""
+    json_path = _beside(path, ".json")
+    if found.document is None or not json_path.is_file():
         return
     from ephemeralml.attestation import sidecar
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "ephemeralml.verify/1"
 EVIDENCE_LAYERS = frozenset(("T1", "T2", "T3", "T4"))
+MALFORMED_LAYERS = frozenset(("parse", "T1"))
+"""A failure there means that something does not parse; anywhere else, that it must not be trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,11 @@ class ReceiptResult:
             raise IncompleteError(
                 f"{gap.id} was not checked: {gap.detail}", code=gap.code, hint=codes.fix(gap.code) if gap.code else None
             )
-        first = failed[0]
+        malformed = self.verdict is Verdict.MALFORMED
+        first = next((row for row in failed if row.layer in MALFORMED_LAYERS), failed[0]) if malformed else failed[0]
         code = first.code or first.id
         message = f"{first.id} failed: {first.detail}"
-        if self.verdict is Verdict.MALFORMED:
+        if malformed:
             raise MalformedError(message, code=code, hint=codes.fix(code))
         raise RejectedError(message, code=code, expected=first.expected, actual=first.actual, hint=codes.fix(code))
 

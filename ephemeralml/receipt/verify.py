@@ -18,11 +18,10 @@ from ephemeralml.receipt.envelope import open_receipt
 from ephemeralml.receipt.platform import PlatformFindings
 from ephemeralml.receipt.policy import ReceiptPolicy, check_policy, check_without_evidence
 from ephemeralml.receipt.replay import ReplayStore
-from ephemeralml.receipt.result import ReceiptResult
+from ephemeralml.receipt.result import MALFORMED_LAYERS, ReceiptResult
 from ephemeralml.receipt.rules import Profile
 from ephemeralml.receipt.trail import CLAIM, CRITICAL, CRYPTO, PARSE, POLICY, Trail
 
-_MALFORMED_LAYERS = frozenset((PARSE, "T1"))
 _RECEIPT_LAYERS = frozenset((PARSE, CRYPTO, CLAIM))
 
 
@@ -144,7 +143,7 @@ def _check_replay(claims: AirClaims, public_key: bytes | None, replay: ReplaySto
 
 
 def _verdict(trail: Trail) -> Verdict:
-    verdict = decide(trail.rows, parse_layers=_MALFORMED_LAYERS)
+    verdict = decide(trail.rows, parse_layers=MALFORMED_LAYERS)
     if verdict is Verdict.VERIFIED:
         made = {row.id for row in trail.rows if row.status is Status.PASS}
         assert made >= CRITICAL, "a critical check was not made"

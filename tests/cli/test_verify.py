@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,24 @@ class TestEvidence:
             result = verify(path, *options, "--policy", policy, "--at", AT_TEXT, "--json")
             assert (result.exit_code, result.json["assurance"]) == (0, "tee")
             assert "WARN_CHANNEL_BINDING_UNCHECKED" in result.json["warnings"]
+
+    def test_the_sidecar_serves_a_document_given_by_name_too(self, tmp_path: Path) -> None:
+        path = archive().write(tmp_path)
+        document = Path(f"{path}.att").rename(tmp_path / "elsewhere.bin")
+        result = verify(
+            path, "--attestation", document, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT, "--json"
+        )
+        assert result.exit_code == 0
+        assert "WARN_CHANNEL_BINDING_UNCHECKED" not in result.json["warnings"]
+        assert {check["id"]: check["status"] for check in result.json["checks"]}["N10"] == "pass"
+
+    def test_a_binding_without_its_inputs_is_said_to_be_not_recomputed(self, tmp_path: Path) -> None:
+        made = archive()
+        path, policy = made.write(tmp_path), made.write_policy(tmp_path)
+        Path(f"{path}.json").write_bytes(replace(made.sidecar, binding_inputs=None).encode())
+        result = verify(path, "--policy", policy, "--at", AT_TEXT, "--json")
+        assert result.exit_code == 0
+        assert "WARN_BINDING_NOT_RECOMPUTED" in result.json["warnings"]
 
     def test_key_and_document_must_agree(self, tmp_path: Path) -> None:
         made = archive()

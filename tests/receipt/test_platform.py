@@ -197,6 +197,13 @@ class TestUnreadableEvidence:
         assert (result.verdict, result.assurance) == (Verdict.MALFORMED, Assurance.RECEIPT)
         assert failing(result)[0] == ("N1", "NITRO_DOC_PARSE_FAILED")
 
+    def test_what_is_malformed_is_named_before_what_differs(self) -> None:
+        result = judge(archive(), document=b"hello")
+        assert [code for _, code in failing(result)] == ["ATTESTATION_DOC_HASH_MISMATCH", "EVIDENCE_FORMAT_UNKNOWN"]
+        with pytest.raises(MalformedError) as caught:
+            result.require()
+        assert caught.value.code == "EVIDENCE_FORMAT_UNKNOWN"
+
     def test_evidence_is_not_looked_at_for_what_is_no_receipt(self) -> None:
         result = judge(archive(), receipt=b"no receipt")
         assert [row.id for row in result.rows] == ["SIZE", "COSE_DECODE"]

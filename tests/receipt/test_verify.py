@@ -1,5 +1,7 @@
 """Every code of section 9 by a receipt that is wrong in that one thing."""
 
+import json
+
 import pytest
 
 from ephemeralml.attestation.verdict import Assurance, Status, Verdict
@@ -8,8 +10,8 @@ from ephemeralml.receipt import Profile, ReceiptPolicy, ReceiptResult, VerifiedR
 from ephemeralml.receipt.claims import KeyOrder
 from ephemeralml.receipt.codes import CODES, Code, base
 from ephemeralml.receipt.trail import CRITICAL
-from tests.vectors.receipt.generate import Broken, broken
-from tests.vectors.receipt.lab import IAT, PUBLIC, changed, claims, pairs, registers, seal, without
+from tests.vectors.receipt.generate import Broken, broken, main
+from tests.vectors.receipt.lab import IAT, PUBLIC, Raw, changed, claims, pairs, registers, seal, without
 
 VECTORS = broken()
 L1 = (
@@ -59,8 +61,11 @@ def test_broken_receipt_fails_in_its_rows_and_no_other(vector: Broken) -> None:
         assert checks[-1] == "REPLAY", "everything else still ran"
 
 
-def test_names_of_vectors_are_unique() -> None:
+def test_vectors_are_the_same_every_time_and_their_names_unique(capsys: pytest.CaptureFixture[str]) -> None:
+    assert broken() == VECTORS
     assert len({vector.name for vector in VECTORS}) == len(VECTORS)
+    main()
+    assert [vector["name"] for vector in json.loads(capsys.readouterr().out)] == [vector.name for vector in VECTORS]
 
 
 def test_every_code_has_a_vector() -> None:
@@ -188,6 +193,15 @@ def test_largest_receipt_passes_size() -> None:
     full = next(receipt for gap in range(12) if len(receipt := seal([*pairs(), (99, bytes(room - gap))])) == 65_536)
     assert failing(judge(full)) == [("CLAIMS_DECODE", "UNKNOWN_CLAIM:99")]
     assert failing(judge(full + b"\x00")) == [("SIZE", "RECEIPT_TOO_LARGE")]
+
+
+def test_bounds_on_depth_are_inclusive() -> None:
+    for arrays, code in ((5, "NON_EMPTY_UNPROTECTED"), (6, "COSE_DECODE_FAILED")):
+        deep = b"\xa1\x04" + b"\x81" * arrays + b"\x00"  # inside tag, array and map
+        assert [code for _, code in failing(judge(seal(pairs(), unprotected=deep)))] == [code]
+    for arrays, code in ((3, "UNKNOWN_CLAIM:99"), (4, "PAYLOAD_NOT_MAP")):
+        deep = b"\x81" * arrays + b"\x00"  # inside the map
+        assert [code for _, code in failing(judge(seal([*pairs(), (99, Raw(deep))])))] == [code]
 
 
 @pytest.mark.parametrize(
