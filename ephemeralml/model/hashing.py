@@ -25,7 +25,7 @@ def chunk_root(digests: Sequence[bytes]) -> bytes:
 
 def worker_count() -> int:
     """Return how many threads hash or decrypt at once."""
-    return min(os.cpu_count() or 1, 16)
+    return min(len(os.sched_getaffinity(0)), 16)
 
 
 class Meter:

@@ -29,6 +29,10 @@ class EmbeddingEngine(Protocol):
     def vocabulary_size(self) -> int:
         """Token ids lie below this."""
 
+    @property
+    def normalized(self) -> bool:
+        """Whether embeddings have unit length, as the model's files ask for or not."""
+
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
         """Return the token ids of each text, special ones included.
 

@@ -111,7 +111,7 @@ def parse_bert(read: Read) -> BertConfig:
 
 
 def parse_sentence(read: Read, bert: BertConfig) -> SentenceConfig:
-    """Read ``modules.json``, the pooling it names, and ``sentence_bert_config.json``.
+    """Read ``modules.json``, the pooling it names, ``sentence_bert_config.json`` and the default prompt.
 
     Raises:
         MalformedError: One is missing or inconsistent, or asks for something
@@ -120,6 +120,9 @@ def parse_sentence(read: Read, bert: BertConfig) -> SentenceConfig:
     kinds, pooling_path = _modules(read)
     pooling = _pooling(_required(read, f"{pooling_path}/config.json"), bert.hidden)
     limits = _optional(read, "sentence_bert_config.json")
+    prompt = _optional(read, "config_sentence_transformers.json").get("default_prompt_name")
+    if prompt is not None:
+        raise _unsupported(f"default prompt {_shown(prompt)}", "a model that takes texts as they are")
     longest = bert.positions
     if limits.get("max_seq_length") is not None:
         longest = min(longest, _size(limits, "max_seq_length", 2, _BOUNDS["max_position_embeddings"][1]))

@@ -52,7 +52,7 @@ class EncoderEngine:
         Args:
             files: The model's files by their manifest paths. They may be closed
                 afterwards; the engine keeps the mappings that it uses.
-            threads: Threads within one run; the machine's cores by default.
+            threads: Threads within one run; the cores this process may use by default.
 
         Raises:
             MalformedError: A file is missing or out of bounds, or the model is
@@ -65,17 +65,14 @@ class EncoderEngine:
 
         bert = parse_bert(read)
         sentence = parse_sentence(read, bert)
-        vocabulary = read("tokenizer.json")
-        if vocabulary is None:
-            raise MalformedError("the model has no tokenizer.json")
-        tokenizer = WordPieceTokenizer(
-            vocabulary, vocabulary=bert.vocabulary, max_tokens=sentence.max_tokens, lowercase=sentence.lowercase
+        tokenizer = WordPieceTokenizer.read(
+            read, vocabulary=bert.vocabulary, max_tokens=sentence.max_tokens, lowercase=sentence.lowercase
         )
-        checkpoint = Checkpoint(weight_files(files, ".safetensors"))
+        checkpoint = Checkpoint(weight_files(files))
         if checkpoint.layers() != bert.layers:
             raise MalformedError(f"the weights have {checkpoint.layers()} layers, config.json says {bert.layers}")
         built = bert_graph.build(bert, checkpoint.fetch)
-        session = _session(built, threads or os.cpu_count() or 1)
+        session = _session(built, threads or len(os.sched_getaffinity(0)))
         return cls(session, tokenizer, bert, sentence, built.weights)
 
     @property
@@ -92,6 +89,11 @@ class EncoderEngine:
     def vocabulary_size(self) -> int:
         """Token ids lie below this."""
         return self._bert.vocabulary
+
+    @property
+    def normalized(self) -> bool:
+        """Whether embeddings have unit length, as the model's files ask for or not."""
+        return self._sentence.normalize
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
         """Return the token ids of each text, special ones included."""

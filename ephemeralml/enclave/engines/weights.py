@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ephemeralml.enclave.engines.bert_config import UNSUPPORTED
 from ephemeralml.errors import MalformedError
 from ephemeralml.model.formats import safetensors
 from ephemeralml.model.formats.safetensors import TensorEntry
 from ephemeralml.model.formats.source import BufferSource
 from ephemeralml.model.memory_file import LoadedFile
+from ephemeralml.model.roles import Role
 
 _FLOAT_DTYPES = frozenset({"F32", "F16", "BF16"})
 _LAYER = re.compile(r"(?:^|\.)layer\.([0-9]{1,9})\.")
@@ -85,6 +87,13 @@ def _as_float32(raw: memoryview, dtype: str) -> NDArray[np.float32]:
     return (np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def weight_files(files: Mapping[str, LoadedFile], suffix: str) -> list[LoadedFile]:
-    """Return the files of *files* that end in *suffix*, in order of their paths."""
-    return [files[path] for path in sorted(files) if path.endswith(suffix)]
+def weight_files(files: Mapping[str, LoadedFile]) -> list[LoadedFile]:
+    """Return the weights among *files*, in order of their paths.
+
+    Raises:
+        MalformedError: There is an adapter, which would be silently left out (code MODEL_UNSUPPORTED).
+    """
+    for path, file in files.items():
+        if file.role is Role.ADAPTER:
+            raise MalformedError(f"{path}: adapters are not supported", code=UNSUPPORTED)
+    return [files[path] for path in sorted(files) if files[path].role is Role.WEIGHTS]

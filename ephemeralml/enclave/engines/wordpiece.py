@@ -10,12 +10,12 @@ as the reference does; the embeddings would differ otherwise.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from tokenizers import Encoding, Tokenizer
 
 from ephemeralml.crypto import strict_json
-from ephemeralml.enclave.engines.bert_config import UNSUPPORTED
+from ephemeralml.enclave.engines.bert_config import MAX_CONFIG_BYTES, UNSUPPORTED, Read
 from ephemeralml.errors import MalformedError
 
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -31,6 +31,14 @@ _PARTS = {
     "pre_tokenizer": {"BertPreTokenizer"},
     "post_processor": {"TemplateProcessing", "BertProcessing"},
 }
+
+
+_NORMALIZATION = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+"""Options of ``tokenizer_config.json`` and what ``tokenizer.json`` calls them."""
 
 
 class WordPieceTokenizer:
@@ -57,6 +65,21 @@ class WordPieceTokenizer:
         probe = self._tokenizer.encode("a")
         leading = probe.special_tokens_mask.index(0) if 0 in probe.special_tokens_mask else len(around.ids)
         self._suffix = list(around.ids[leading:])
+
+    @classmethod
+    def read(cls, read: Read, *, vocabulary: int, max_tokens: int, lowercase: bool) -> Self:
+        """Read the tokenizer of a model's files.
+
+        Raises:
+            MalformedError: ``tokenizer.json`` is missing or refused, or
+                ``tokenizer_config.json`` says something else about normalisation.
+        """
+        data = read("tokenizer.json")
+        if data is None:
+            raise MalformedError("the model has no tokenizer.json")
+        tokenizer = cls(data, vocabulary=vocabulary, max_tokens=max_tokens, lowercase=lowercase)
+        _check_agreement(data, read("tokenizer_config.json"))
+        return tokenizer
 
     def encode(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
         """Return the token ids of each text with special tokens; see `EmbeddingEngine.tokenize`."""
@@ -128,6 +151,17 @@ def _check_document(document: dict[str, Any], vocabulary: int, *, lowercase: boo
     if type(longest) is not int or not 0 < longest <= 1_000:
         raise MalformedError("tokenizer.json: max_input_chars_per_word is not between 1 and 1,000")
     _check_added(document.get("added_tokens", []), vocabulary)
+
+
+def _check_agreement(tokenizer: bytes, config: bytes | None) -> None:
+    """Refuse a ``tokenizer_config.json`` that the reference would obey and ``tokenizer.json`` contradicts."""
+    if config is None:
+        return
+    normalizer = strict_json.parse_object(tokenizer, max_bytes=MAX_TOKENIZER_BYTES)["normalizer"]
+    options = strict_json.parse_object(config, max_bytes=MAX_CONFIG_BYTES)
+    for name, meant in _NORMALIZATION.items():
+        if name in options and options[name] != normalizer.get(meant):
+            raise MalformedError(f"tokenizer_config.json: {name} contradicts tokenizer.json")
 
 
 def _check_added(added: Any, vocabulary: int) -> None:

@@ -142,6 +142,7 @@ def test_no_input_gives_no_rows(tiny: EncoderEngine) -> None:
 
 def test_the_engine_is_what_the_runtime_asks_for(tiny: EncoderEngine) -> None:
     engine: EmbeddingEngine = tiny
+    assert engine.normalized
     assert (engine.dim, engine.max_tokens, engine.vocabulary_size) == (16, 48, len(tiny_bert.VOCABULARY))
 
 
@@ -274,6 +275,21 @@ def test_a_model_without_weights_is_refused() -> None:
     del files["model.safetensors"]
     with pytest.raises(MalformedError, match="0 layers"):
         load(files)
+
+
+def test_an_adapter_is_unsupported_not_ignored() -> None:
+    files = tiny_bert.contents()
+    adapter = tiny_bert.safetensors({"lora_A.weight": np.zeros((2, 16), np.float32)})
+    with pytest.raises(MalformedError, match="adapters") as caught:
+        load(files | {"adapter/lora.safetensors": adapter})
+    assert caught.value.code == UNSUPPORTED
+
+
+def test_a_default_prompt_is_unsupported_not_ignored() -> None:
+    document = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    with pytest.raises(MalformedError, match="default prompt") as caught:
+        load(tiny_bert.contents() | {"config_sentence_transformers.json": json.dumps(document).encode()})
+    assert caught.value.code == UNSUPPORTED
 
 
 def test_another_architecture_is_unsupported_not_ignored() -> None:

@@ -179,3 +179,20 @@ def test_only_our_errors_leave_a_damaged_file(data: st.DataObject) -> None:
     end = data.draw(st.integers(start, min(len(text), start + 12)))
     with suppress(MalformedError):
         make(text[:start] + data.draw(st.binary(max_size=6)) + text[end:]).encode(["hello world [CLS]"])
+
+
+@pytest.mark.parametrize("name", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_the_two_files_must_agree(name: str) -> None:
+    sound = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+
+    def read(options: dict[str, Any]) -> WordPieceTokenizer:
+        files = {
+            "tokenizer.json": tiny_bert.contents()["tokenizer.json"],
+            "tokenizer_config.json": json.dumps(options).encode(),
+        }
+        return WordPieceTokenizer.read(files.get, vocabulary=len(tiny_bert.VOCABULARY), max_tokens=MAX, lowercase=False)
+
+    read(sound)
+    read({key: value for key, value in sound.items() if key != name})
+    with pytest.raises(MalformedError, match=name):
+        read(sound | {name: False})
