@@ -54,9 +54,13 @@ class TestFormat:
         appraisal = check(declared=declared).run()
         assert failures(appraisal) == [("FORMAT", "EVIDENCE_FORMAT_UNKNOWN")]
 
-    def test_declared_local_over_a_vendor_document_ends_at_its_root(self) -> None:
-        accepted = policy()
-        assert check(declared=Format.LOCAL, policy=accepted).run().format is Format.NITRO
+    def test_a_session_that_declares_local_for_a_vendors_document_is_refused(self) -> None:
+        assert failures(check(declared=Format.LOCAL).run()) == [("FORMAT", "EVIDENCE_FORMAT_UNKNOWN")]
+
+    def test_an_archive_is_what_its_bytes_are(self) -> None:
+        appraisal = check(declared=Format.LOCAL, **ARCHIVE).run()
+        assert appraisal.format is Format.NITRO
+        assert appraisal.verdict is Verdict.VERIFIED
 
 
 class TestTime:

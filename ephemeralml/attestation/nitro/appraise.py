@@ -40,10 +40,18 @@ def appraise_document(request: Request) -> Appraisal:
     document = read(evidence.document, rows)
     if document is None:
         return Appraisal(evidence.format, rows.complete(), Assurance.NONE, (), request.at, evidence.digest)
-    software = roots.kind is RootKind.SOFTWARE and roots.accept(document.chain[0], document.cabundle[0])
+    accepted = roots.accept(document.chain[0], document.cabundle[0])
+    software = accepted and roots.kind is RootKind.SOFTWARE
     actual = Format.LOCAL if software else Format.NITRO
-    if request.live and software and evidence.format is not Format.LOCAL:
-        rows.failed("FORMAT", FORMAT_UNKNOWN, "declared nitro, and the root is a software TEE's")
+    # An archive has no declaration to hold against its bytes; a root that nobody accepts is N5's to report.
+    if request.live and accepted and evidence.format is not actual:
+        rows.failed(
+            "FORMAT",
+            FORMAT_UNKNOWN,
+            "the root is not of the declared format",
+            expected=evidence.format.value,
+            actual=actual.value,
+        )
     else:
         rows.passed("FORMAT", actual.value)
     at = request.at

@@ -128,6 +128,7 @@ def check(
         Path | None, typer.Option(metavar="FILE", help="Also run every check on this evidence document.")
     ] = None,
     at: Annotated[str, typer.Option(metavar="now|document|RFC3339", help="When the evidence is judged.")] = "document",
+    collateral: Annotated[Path | None, typer.Option(metavar="DIR", help="Revocation lists and the like.")] = None,
 ) -> None:
     """Check that a policy can be used, and whether it accepts a document.
 
@@ -135,6 +136,8 @@ def check(
     6 something required could not be checked.
     """
     from ephemeralml import clock
+    from ephemeralml.attestation.collateral import NO_COLLATERAL
+    from ephemeralml.attestation.collateral_folder import load_collateral
     from ephemeralml.attestation.recognise import evidence_of
     from ephemeralml.attestation.verify import verify_evidence
     from ephemeralml.cli import policy_inputs
@@ -142,13 +145,15 @@ def check(
     from ephemeralml.cli.verify_inputs import time_option
 
     time = time_option(at)
+    at_hand = load_collateral(collateral) if collateral is not None else NO_COLLATERAL
     policy = policy_inputs.load_policy(file, policy_key, clock.now(), allow_expired=evidence is not None)
     if evidence is None:
         _show(policy)
         return
     given = evidence_of(policy_inputs.read_evidence(evidence))
+    roots = policy.trust_roots(given.format)
     appraisal = verify_evidence(
-        given, expected=None, policy=policy, roots=policy.trust_roots(given.format), at=time, live=False
+        given, expected=None, policy=policy, roots=roots, collateral=at_hand, at=time, live=False
     )
     _warn(appraisal.warnings)
     verdict = appraisal.verdict
