@@ -25,47 +25,69 @@ from ephemeralml.errors import EphemeralError, MalformedError
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """A command of the top level."""
+
     name: str
     panel: str
+    summary: str
+    """What its own help says first; the listing shows it without loading the command."""
 
     @property
     def module(self) -> str:
+        """Where the command is."""
         return f"ephemeralml.cli.commands.{self.name}"
 
 
-_ENTRIES = (
-    _Entry("demo", "Start here"),
-    _Entry("doctor", "Start here"),
-    _Entry("infer", "Ask and verify"),
-    _Entry("verify", "Ask and verify"),
-    _Entry("policy", "Ask and verify"),
-    _Entry("attestation", "Ask and verify"),
-    _Entry("model", "Publish a model"),
-    _Entry("key", "Publish a model"),
-    _Entry("deploy", "Run"),
-    _Entry("enclave", "Run"),
-    _Entry("host", "Run"),
-    _Entry("bench", "Measure"),
+_START, _ASK, _PUBLISH, _RUN, _MEASURE = "Start here", "Ask and verify", "Publish a model", "Run", "Measure"
+
+ENTRIES = (
+    Entry("demo", _START, "Show the whole job on this machine: package, serve, infer, verify, attacks refused."),
+    Entry("doctor", _START, "Check this machine and say what to do about each finding; changes nothing."),
+    Entry("infer", _ASK, "Verify the runtime, ask it, verify the receipt, print the answer."),
+    Entry(
+        "verify", _ASK, "Verify receipts offline: form, signature, claims, your demands, and the evidence behind them."
+    ),
+    Entry("policy", _ASK, "Policies: what a client accepts."),
+    Entry("attestation", _ASK, "Evidence documents: look into them."),
+    Entry("model", _PUBLISH, "Package models: inspect, encrypt, sign, verify."),
+    Entry("key", _PUBLISH, "Ed25519 publisher and policy keys."),
+    Entry("deploy", _RUN, "Deploy an attested endpoint."),
+    Entry("enclave", _RUN, "The runtime inside the TEE."),
+    Entry("host", _RUN, "The blind relay beside the enclave."),
+    Entry("bench", _MEASURE, "Measure this installation, print ratios."),
 )
 
 
 class _Commands(typer.core.TyperGroup):
-    """The top-level group; loads a command's module when it is needed."""
+    """The top-level group; loads a command's module when the command is used."""
+
+    _listing = False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help; the commands in it are stand-ins, so listing twelve loads none."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the group's interface
-        return [entry.name for entry in _ENTRIES]
+        """Return every command's name, in the order of the help."""
+        return [entry.name for entry in ENTRIES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the group's interface
+        """Return a command, loading it; None if there is none of that name."""
+        entry = next((entry for entry in ENTRIES if entry.name == cmd_name), None)
+        if entry is None:
+            return None
+        if self._listing:
+            return typer.core.TyperCommand(entry.name, help=entry.summary, rich_help_panel=entry.panel)
         if cmd_name not in self.commands:
-            entry = next((entry for entry in _ENTRIES if entry.name == cmd_name), None)
-            if entry is None:
-                return None
             module = importlib.import_module(entry.module)
             module.app._add_completion = False  # noqa: SLF001 - the root alone offers completion
             command = typer.main.get_command(module.app)
             command.name = entry.name
-            command.rich_help_panel = entry.panel  # type: ignore[attr-defined] # set by typer's own groups too
             inject_common(command)
             self.commands[cmd_name] = command
         return self.commands[cmd_name]

@@ -83,6 +83,12 @@ def inject_common(command: Any) -> None:
     names = {param.name for param in command.params}
     command.params.extend(param for param in _common() if param.name not in names)
     for param in command.params:
-        if param.param_type_name == "option" and param.name and not param.envvar and param.name != "help":
-            param.envvar = ENVIRONMENT_PREFIX + param.name.strip("_").upper()
+        if param.param_type_name == "option" and param.name != "help":
+            param.envvar = param.envvar or _environment_name(param.opts)
             param.show_envvar = False
+
+
+def _environment_name(flags: list[str]) -> str:
+    """Return ``EPHEMERALML_`` and the option's long name."""
+    long = next(flag for flag in flags if flag.startswith("--"))
+    return ENVIRONMENT_PREFIX + long.removeprefix("--").replace("-", "_").upper()

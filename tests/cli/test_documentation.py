@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from ephemeralml.cli.main import app
+from ephemeralml.cli.main import ENTRIES, app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +68,8 @@ def test_every_option_has_an_environment_default_of_its_name() -> None:
     for path, command in _leaves(ROOT_COMMAND):
         for param in command.params:
             if param.param_type_name == "option" and param.name != "help":
-                assert param.envvar == f"EPHEMERALML_{param.name.strip('_').upper()}", (path, param.name)
+                names = {f"EPHEMERALML_{flag[2:].replace('-', '_').upper()}" for flag in param.opts if flag[:2] == "--"}
+                assert param.envvar in names, (path, param.name)
 
 
 def test_every_command_has_a_help_text() -> None:
@@ -77,3 +78,8 @@ def test_every_command_has_a_help_text() -> None:
         for param in command.params:
             if param.param_type_name == "option" and param.name != "help":
                 assert getattr(param, "help", None), (path, param.name)
+
+
+def test_the_top_level_listing_says_what_each_command_says() -> None:
+    for entry in ENTRIES:
+        assert ROOT_COMMAND.get_command(None, entry.name).get_short_help_str(limit=200) == entry.summary
