@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ephemeralml import clock
 from ephemeralml.attestation.evidence import AppraisalTime, TimeBasis
 from ephemeralml.cli import console
+from ephemeralml.cli.exit_codes import UsageError
 from ephemeralml.errors import MalformedError
 from ephemeralml.receipt.claims import SLOTS
 from ephemeralml.receipt.model_policy import ManifestAtHand
@@ -163,11 +164,16 @@ def public_key(option: str, text: str) -> "PublicKey":
     from ephemeralml.crypto.keys import PublicKey
 
     digits = text.removeprefix("ed25519:")
-    if re.fullmatch(r"[0-9a-fA-F]+", digits) and not Path(text).exists():
-        if len(digits) != 64:
-            raise console.usage(f"{option} has {len(digits) / 2:g} bytes, a key has 32")
+    if re.fullmatch(r"[0-9a-fA-F]{64}", digits):
         return PublicKey(bytes.fromhex(digits))
-    data = console.read_file(Path(text), max_bytes=MAX_KEY_FILE_BYTES, what=f"key {option}")
+    try:
+        data = console.read_file(Path(text), max_bytes=MAX_KEY_FILE_BYTES, what=f"key {option}")
+    except MalformedError as error:
+        raise console.usage(error.message) from error
+    except UsageError:
+        if re.fullmatch(r"[0-9a-fA-F]+", digits):
+            raise console.usage(f"{option} has {len(digits) / 2:g} bytes, a key has 32") from None
+        raise
     raw = _key_in_file(data)
     if raw is None:
         raise console.usage(
@@ -206,7 +212,7 @@ def time_option(text: str) -> AppraisalTime:
         return AppraisalTime(TimeBasis.DOCUMENT, None, "document")
     try:
         return AppraisalTime(TimeBasis.GIVEN, clock.parse_rfc3339(text), "argument")
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise console.usage(
             f"--at {text[:60]!r} is no time", hint="now, document, or RFC 3339 such as 2026-01-31T12:00:00Z"
         ) from error
@@ -275,7 +281,7 @@ def receipt_files(arguments: list[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for argument in arguments:
-        if not argument.is_dir():
+        if not is_folder(argument):
             files.append(argument)
             continue
         found = sorted(path for path in argument.rglob("*.cbor") if path.is_file())
@@ -285,6 +291,22 @@ def receipt_files(arguments: list[Path]) -> list[Path]:
     if len(files) > MAX_RECEIPTS:
         raise console.usage(f"{len(files)} receipts at once, at most {MAX_RECEIPTS} are taken")
     return files
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether *path* is a folder; what cannot even be a name is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Return whether *path* is a file; what cannot even be a name is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def read_receipt(path: Path) -> bytes:

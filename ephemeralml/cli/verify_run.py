@@ -90,7 +90,7 @@ def _sources(path: Path, request: Request) -> _Sources:
         _recognise(found)
     wants_manifest = beside or bool(request.policy is not None and request.policy.models.publisher_keys)
     manifest_path = _beside(path, ".manifest.json")
-    if found.manifest is None and wants_manifest and manifest_path.is_file():
+    if found.manifest is None and wants_manifest and verify_inputs.is_there(manifest_path):
         found.manifest = verify_inputs.load_manifest(manifest_path)
         found.manifest_name = str(manifest_path)
     return found
@@ -103,7 +103,7 @@ def _beside(path: Path, suffix: str) -> Path:
 def _take_document(path: Path, found: _Sources) -> None:
     """Take RECEIPT.att."""
     document_path = _beside(path, ".att")
-    if not document_path.is_file():
+    if not verify_inputs.is_there(document_path):
         raise console.usage(
             f"there is nothing to verify {str(path)!r} with",
             hint=f"give --public-key or --attestation, or keep {document_path.name!r} beside the receipt",
@@ -115,7 +115,7 @@ def _take_document(path: Path, found: _Sources) -> None:
 def _take_sidecar(path: Path, found: _Sources) -> None:
     """Take what RECEIPT.json says of the document at hand: the key, and what the session was bound to."""
     json_path = _beside(path, ".json")
-    if found.document is None or not json_path.is_file():
+    if found.document is None or not verify_inputs.is_there(json_path):
         return
     from ephemeralml.attestation import sidecar
 

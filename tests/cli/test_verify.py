@@ -171,7 +171,9 @@ class TestKey:
             path.write_bytes(content)
             assert verify(receipt, "--public-key", path).exit_code == 0
 
-    @pytest.mark.parametrize("text", ["00", "ab" * 31, "ab" * 33, "ed25519:00", "no-such-file", ""])
+    @pytest.mark.parametrize(
+        "text", ["00", "ab" * 31, "ab" * 33, "ab" * 3_000, "x" * 3_000, "ed25519:00", "no-such-file", ""]
+    )
     def test_anything_else_is_a_usage_error(self, receipt: Path, text: str) -> None:
         result = verify(receipt, "--public-key", text)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -249,6 +251,9 @@ class TestExpectations:
             ["--max-age", "x"],
             ["--at", "yesterday"],
             ["--at", "2026-01-15T12:00:00"],
+            ["--at", "0001-01-01T00:00:00+14:00"],
+            ["--request", "x" * 5_000],
+            ["--policy", "x" * 5_000],
             ["--profile", "legacy"],
             ["--profile", "loose"],
             ["--policy-key", KEY],
@@ -486,8 +491,13 @@ class TestSeveral:
         assert len(verify(tmp_path, "--public-key", KEY, "--json").json) == 1
 
     def test_a_folder_without_receipts_and_a_missing_receipt_are_usage_errors(self, tmp_path: Path) -> None:
-        for path in (tmp_path, tmp_path / "none.cbor"):
+        for path in (tmp_path, tmp_path / "none.cbor", "x" * 5_000):
             assert verify(path, "--public-key", KEY).exit_code == 2
+
+    def test_a_name_too_long_for_sidecars_has_none(self, tmp_path: Path) -> None:
+        path = archive().write(tmp_path, "x" * 250 + ".cbor", sidecars=False)
+        assert verify(path, "--public-key", KEY).exit_code == 0
+        assert verify(path).exit_code == 2
 
 
 class TestReplay:

@@ -120,7 +120,7 @@ def verify(  # noqa: PLR0917 - one parameter per option
     judged_by = _request(expectations, public_key, attestation, policy_at, manifest, at, profile, replay_store)
     files = verify_inputs.receipt_files(receipts)
     outcomes = [judge_file(path, judged_by) for path in files]
-    _finish(outcomes, several=len(files) > 1 or any(path.is_dir() for path in receipts), html=html, force=force)
+    _finish(outcomes, several=len(files) > 1 or any(map(verify_inputs.is_folder, receipts)), html=html, force=force)
 
 
 def _request(
