@@ -138,3 +138,21 @@ def test_an_ed25519_key_of_another_tool_is_read(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(other.private_bytes(*PKCS8))
     (tmp_path / "key").chmod(0o600)
     assert read_private_key(tmp_path / "key").public == PublicKey(other.public_key().public_bytes_raw())
+
+
+def test_generate_puts_the_public_half_beside_the_private_one(tmp_path: Path) -> None:
+    done = run("key", "generate", "--out", "publisher.pem", "--json", cwd=tmp_path)
+    shown = run("key", "show", "publisher.pub", "--json", cwd=tmp_path)
+    assert shown.json["public_key"] == done.json["public_key"]
+    assert (shown.json["private"], (tmp_path / "publisher.pub").stat().st_mode & 0o777) == (False, 0o644)
+
+
+def test_generate_refuses_either_file_that_exists_and_leaves_no_other(tmp_path: Path) -> None:
+    (tmp_path / "publisher.pub").write_text("somebody's")
+    assert run("key", "generate", "--out", "publisher.pem", cwd=tmp_path).exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["publisher.pub"]
+
+
+def test_generate_refuses_to_write_a_private_key_to_the_public_name(tmp_path: Path) -> None:
+    assert run("key", "generate", "--out", "publisher.pub", cwd=tmp_path).exit_code == 2
+    assert not list(tmp_path.iterdir())

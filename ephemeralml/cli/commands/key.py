@@ -29,13 +29,18 @@ def generate(
     purpose: Annotated[Purpose, typer.Option("--purpose", help="What it will sign.")] = Purpose.PUBLISHER,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file; its key is lost.")] = False,
 ) -> None:
-    """Make an Ed25519 key, write its private half, print its public one."""
+    """Make an Ed25519 key: the private half to FILE, the public one beside it as .pub."""
     from ephemeralml.crypto.keys import PrivateKey
 
-    console.check_writable(out, force=force)
+    beside = out.with_suffix(".pub")
+    if beside == out:
+        raise console.usage(f"{str(out)!r} is the name of a public key", hint="name the private key *.pem")
+    for path in (out, beside):
+        console.check_writable(path, force=force)
     key = PrivateKey.generate()
+    console.write_file(beside, f"{key.public}\n".encode(), force=force)
     console.write_file(out, key.to_pem(), force=force, private=True)
-    _show(key.public, out, {"purpose": purpose.value, "private": True})
+    _show(key.public, out, {"purpose": purpose.value, "private": True, "public_file": str(beside)})
 
 
 @app.command()
