@@ -31,9 +31,10 @@ def test_generate_writes_a_private_file_and_prints_the_public_half(tmp_path: Pat
         "file": str(tmp_path / "key.pem"),
         "purpose": "policy",
         "private": True,
+        "public_file": str(tmp_path / "key.pub"),
     }
     assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["key.pem"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key.pem", "key.pub"]
 
 
 def test_generate_prints_text_by_default(tmp_path: Path) -> None:
