@@ -62,23 +62,19 @@ class Pump:
     async def run(self) -> None:
         """Copy in both directions until both have ended or one side broke."""
         self._tasks = (self._loop.create_task(self._up()), self._loop.create_task(self._down()))
-        outcome = Outcome.DRAINED
+        outcome, cancelled = Outcome.DONE, False
         try:
             await asyncio.gather(*self._tasks)
-            outcome = Outcome.DONE
         except (UnavailableError, OSError):
             outcome = Outcome.RESET
         except asyncio.CancelledError:
-            if self._outcome is None:
-                raise
-        finally:
-            await self._finish(self._outcome or outcome)
+            outcome, cancelled = Outcome.DRAINED, self._outcome is None
+        cancelled |= await _end(self._tasks)
+        self._finish(self._outcome or outcome)
+        if cancelled:
+            raise asyncio.CancelledError
 
-    async def _finish(self, outcome: Outcome) -> None:
-        # A socket is closed only when no task waits for it: its number is soon another's.
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def _finish(self, outcome: Outcome) -> None:
         if outcome is Outcome.DONE:
             self._front.close()
         else:
@@ -103,3 +99,22 @@ class Pump:
             self._waiting[1] = 0
             self._delivered[1] += len(data)
         await self._front.send_eof()
+
+
+async def _end(tasks: tuple[asyncio.Task[None], ...]) -> bool:
+    """Cancel *tasks* and wait until none waits for a socket any more; returns whether we were cancelled meanwhile.
+
+    A socket is closed only after that: its number is soon another's.
+    """
+    cancelled = False
+    for task in tasks:
+        task.cancel()
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError:
+            cancelled = True
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # the first is known to our caller, the other follows from it
+    return cancelled
