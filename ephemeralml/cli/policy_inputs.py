@@ -1,21 +1,26 @@
 """The inputs of `ephemeralml policy` and `ephemeralml attestation`: options to values, files to bytes."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from ephemeralml import clock
 from ephemeralml.attestation.evidence import Format
 from ephemeralml.attestation.model_rules import ModelEntry
 from ephemeralml.attestation.policy import MAX_POLICY_BYTES, Policy
 from ephemeralml.attestation.policy_render import (
     MAX_MEASUREMENTS_BYTES,
     Measured,
+    PolicyDraft,
     measurements_of_document,
     measurements_of_json,
+    render_policy,
 )
 from ephemeralml.cli import console
 from ephemeralml.cli.key_files import read_public_key
+from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import MalformedError
+from ephemeralml.resources import bundled
 from ephemeralml.semver import SemVer
 
 MAX_EVIDENCE_BYTES = 4 * 1024 * 1024
@@ -104,9 +109,30 @@ def model_entry(text: str) -> ModelEntry:
     return ModelEntry(found["id"], version, digest, "sha256-manifest" if digest is not None else None)
 
 
-def as_usage(error: MalformedError) -> Exception:
-    """Return *error* as a fault of the options that led to it."""
-    return console.usage(error.message.removeprefix("policy: "), hint=error.hint)
+def new_policy(
+    measured: Measured,
+    models: tuple[ModelEntry, ...],
+    publisher_keys: tuple[PublicKey, ...],
+    policy_id: str,
+    version: int,
+    name: str,
+    valid_days: int,
+) -> Policy:
+    """Return the policy that the options of `policy init` make, from now on.
+
+    Raises:
+        UsageError: It would be refused, and why.
+    """
+    if not models and not publisher_keys:
+        raise console.usage("the policy would accept any model", hint="give --model, --publisher-key or both")
+    now = clock.now().replace(microsecond=0)
+    until = now + timedelta(days=valid_days)
+    draft = PolicyDraft(policy_id, version, now, until, measured, name, models, publisher_keys)
+    try:
+        data = render_policy(draft, bundled("templates", "policy.json").read_bytes())
+    except MalformedError as error:
+        raise console.usage(error.message.removeprefix("policy: "), hint=error.hint) from error
+    return Policy.parse(data, now=now)
 
 
 def _registers(options: list[str]) -> dict[str, bytes]:

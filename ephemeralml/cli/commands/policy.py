@@ -1,6 +1,5 @@
 """`ephemeralml policy`: what a client accepts."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,38 +43,20 @@ def init(  # noqa: PLR0917 - one parameter per option
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
     """Write a policy that pins one image, for you to read, sign and hand out."""
-    from ephemeralml import clock
-    from ephemeralml.attestation.policy import Policy
-    from ephemeralml.attestation.policy_render import PolicyDraft, render_policy
     from ephemeralml.cli import policy_inputs
     from ephemeralml.cli.key_files import read_public_key
-    from ephemeralml.errors import MalformedError
-    from ephemeralml.resources import bundled
 
     console.check_writable(out, force=force)
-    now = clock.now().replace(microsecond=0)
-    draft = PolicyDraft(
-        policy_id=policy_id,
-        version=version,
-        created_at=now,
-        expires_at=now + timedelta(days=valid_days),
-        measured=policy_inputs.measured(
-            measurements=measurements, evidence=evidence, pcrs=pcr or [], root=root, local=local
-        ),
-        entry_name=name,
-        models=tuple(policy_inputs.model_entry(text) for text in model or ()),
-        publisher_keys=tuple(read_public_key(text) for text in publisher_key or ()),
+    measured = policy_inputs.measured(
+        measurements=measurements, evidence=evidence, pcrs=pcr or [], root=root, local=local
     )
-    if not draft.models and not draft.publisher_keys:
-        raise console.usage("the policy would accept any model", hint="give --model, --publisher-key or both")
-    try:
-        data = render_policy(draft, bundled("templates", "policy.json").read_bytes())
-    except MalformedError as error:
-        raise policy_inputs.as_usage(error) from error
-    console.write_file(out, data, force=force)
+    models = tuple(policy_inputs.model_entry(text) for text in model or ())
+    keys = tuple(read_public_key(text) for text in publisher_key or ())
+    made = policy_inputs.new_policy(measured, models, keys, policy_id, version, name, valid_days)
+    console.write_file(out, made.document, force=force)
     if evidence is not None:
         console.current().warning("the registers are those of this document: compare them with your own build")
-    _show(Policy.parse(data, now=now), written=out)
+    _show(made, written=out)
 
 
 @app.command()
