@@ -23,6 +23,7 @@ from ephemeralml.receipt.policy import ReceiptPolicy, of_policy_file
 from ephemeralml.receipt.rules import Profile
 
 if TYPE_CHECKING:
+    from ephemeralml.attestation.collateral import Collateral
     from ephemeralml.attestation.policy import Policy
     from ephemeralml.crypto.keys import PublicKey
 
@@ -64,6 +65,7 @@ class Request:
     document: bytes | None = None
     document_name: str = ""
     policy: "Policy | None" = None
+    collateral: "Collateral | None" = None
     manifest: ManifestAtHand | None = None
     replay_store: Path | None = None
 
@@ -259,6 +261,20 @@ def load_manifest(path: Path) -> ManifestAtHand:
         MalformedError: It is no envelope around a manifest.
     """
     return ManifestAtHand.parse(console.read_file(path, max_bytes=MAX_MANIFEST_FILE_BYTES, what="manifest"))
+
+
+def load_collateral(folder: Path) -> "Collateral":
+    """Read a collateral folder.
+
+    Raises:
+        UsageError: There is no such folder.
+        EphemeralError: As `collateral_folder.load_collateral`.
+    """
+    from ephemeralml.attestation import collateral_folder
+
+    if not is_folder(folder):
+        raise console.usage(f"--collateral {str(folder)!r} is not a folder")
+    return collateral_folder.load_collateral(folder)
 
 
 def with_policy(demands: ReceiptPolicy, policy: "Policy | None") -> ReceiptPolicy:

@@ -174,6 +174,7 @@ def _judge(receipt: bytes, sources: _Sources, request: Request) -> ReceiptResult
 
 
 def _appraiser(sources: _Sources, request: Request) -> "Callable[[AirClaims], PlatformFindings]":
+    from ephemeralml.attestation.collateral import NO_COLLATERAL
     from ephemeralml.attestation.evidence import ExpectedBinding
     from ephemeralml.attestation.recognise import evidence_of
     from ephemeralml.attestation.roots import AWS_NITRO
@@ -192,6 +193,14 @@ def _appraiser(sources: _Sources, request: Request) -> "Callable[[AirClaims], Pl
     def appraise(_: "AirClaims") -> "Appraisal":
         evidence = evidence_of(document)
         roots = policy.trust_roots(evidence.format) if policy is not None else AWS_NITRO
-        return verify_evidence(evidence, expected=expected, policy=policy, roots=roots, at=request.at, live=False)
+        return verify_evidence(
+            evidence,
+            expected=expected,
+            policy=policy,
+            roots=roots,
+            collateral=request.collateral or NO_COLLATERAL,
+            at=request.at,
+            live=False,
+        )
 
     return appraiser(appraise, time_basis=request.at.basis.value)

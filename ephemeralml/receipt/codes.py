@@ -239,7 +239,18 @@ CODES = MappingProxyType(
 )
 """Every code of section 9, in its order."""
 
-_WARNINGS = MappingProxyType(
+_OTHER_RECEIPT = "do not use the reply: its receipt is about something else than this session offered; connect again"
+
+LIVE_FIXES = MappingProxyType(
+    {
+        LiveCode.MODEL_VERSION_MISMATCH: _OTHER_RECEIPT,
+        LiveCode.MODEL_HASH_SCHEME_MISMATCH: _OTHER_RECEIPT,
+        LiveCode.SEQUENCE_MISMATCH: "do not use the reply: a receipt is missing or repeated; connect again",
+    }
+)
+"""What to do about the codes of a live session."""
+
+WARNINGS = MappingProxyType(
     {
         Warn.G0_KEY_ORDER: "the claims are in the key order of older receipts",
         Warn.FREE_SECURITY_MODE: "the security mode is free text of an older receipt and says nothing certain",
@@ -274,9 +285,11 @@ def fix(code: str) -> str | None:
     name = base(code)
     if name in CODES:
         return CODES[Code(name)].fix
+    if name in LIVE_FIXES:
+        return LIVE_FIXES[LiveCode(name)]
     return PLATFORM_FIXES.get(name)
 
 
 def explain_warning(warning: str) -> str:
     """Return what *warning* means, or the warning itself where it explains itself."""
-    return _WARNINGS.get(base(warning), warning)
+    return WARNINGS.get(base(warning), warning)

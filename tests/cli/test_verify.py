@@ -17,8 +17,8 @@ from ephemeralml.attestation.roots import RootKind
 from ephemeralml.receipt import issue
 from ephemeralml.receipt.claims import KeyOrder
 from tests.cli.runner import Result, run, run_process
-from tests.fakes.nitro import AT, policy_bytes
-from tests.fakes.receipts import MANIFEST, MODEL_HASH, PUBLISHER, RECEIPT_KEY, archive
+from tests.fakes.nitro import AT, crl, policy_bytes
+from tests.fakes.receipts import MANIFEST, MODEL_HASH, PUBLISHER, RECEIPT_KEY, archive, collateral
 from tests.vectors.receipt.lab import OTHER_KEY, claims, seal
 
 KEY = RECEIPT_KEY.public.raw.hex()
@@ -254,6 +254,7 @@ class TestExpectations:
             ["--at", "0001-01-01T00:00:00+14:00"],
             ["--request", "x" * 5_000],
             ["--policy", "x" * 5_000],
+            ["--collateral", "no-such-folder"],
             ["--profile", "legacy"],
             ["--profile", "loose"],
             ["--policy-key", KEY],
@@ -402,6 +403,20 @@ class TestEvidence:
         result = verify(receipt, "--public-key", KEY, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT)
         assert result.exit_code == 6
         assert result.stdout.splitlines()[-1] == "incomplete, assurance receipt: not checked MIN_ASSURANCE"
+
+    def test_collateral_serves_a_policy_that_requires_revocation_lists(self, tmp_path: Path) -> None:
+        made = archive()
+        path = made.write(tmp_path)
+        section = {**made.policy_document()["nitro"], "revocation": "required"}
+        options = ("--policy", made.write_policy(tmp_path, nitro=section), "--at", AT_TEXT, "--json")
+        assert verify(path, *options).exit_code == 6
+        issuers = (made.platform.root, *made.platform.cas)
+        folder = collateral(tmp_path / "good", [crl(issuer) for issuer in issuers])
+        assert verify(path, *options, "--collateral", folder).exit_code == 0
+        serial = made.platform.leaf.certificate.serial_number
+        lists = [crl(issuer, [serial] if issuer is issuers[-1] else []) for issuer in issuers]
+        revoked = verify(path, *options, "--collateral", collateral(tmp_path / "bad", lists))
+        assert (revoked.exit_code, failing(revoked)) == (3, [("N8", "NITRO_CERT_REVOKED")])
 
     def test_a_policy_that_is_no_policy(self, receipt: Path, tmp_path: Path) -> None:
         policy = tmp_path / "p.json"

@@ -147,3 +147,16 @@ def judge(made: Archive, file: Any = ..., **settings: Any) -> ReceiptResult:
 def accepting(made: Archive, **changes: Any) -> Policy:
     """A policy that accepts *made*, with *changes*."""
     return policy(made.platform.kind, roots=made.platform.roots, **{"models": MODELS, **changes})
+
+
+def collateral(folder: Path, lists: list[tuple[bytes, bytes]]) -> Path:
+    """Write a collateral folder of revocation lists, as `tests.fakes.nitro.crl` makes them."""
+    items = []
+    (folder / "nitro").mkdir(parents=True)
+    for name, data in lists:
+        path = f"nitro/{name.hex()}.crl"
+        (folder / path).write_bytes(data)
+        items.append({"path": path, "kind": "crl", "sha256": hashlib.sha256(data).hexdigest(), "source": "test"})
+    index = {"schema": "ephemeralml.collateral/1", "fetched_at": "2026-01-15T12:00:00Z", "items": items}
+    (folder / "index.json").write_text(json.dumps(index))
+    return folder

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ephemeralml.receipt.codes import CODES, Code, Warn, base, explain_warning, fix
+from ephemeralml.receipt.codes import CODES, LIVE_FIXES, WARNINGS, Code, LiveCode, Warn, base, explain_warning, fix
 from ephemeralml.receipt.platform_codes import PLATFORM_FIXES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +72,7 @@ def test_every_code_says_what_it_means_and_what_to_do() -> None:
     assert fix("MISSING_CLAIM:iss") == CODES[Code.MISSING_CLAIM].fix
     assert fix("NITRO_FIELD_INVALID:nonce") == PLATFORM_FIXES["NITRO_FIELD_INVALID"]
     assert fix("NO_SUCH_CODE") is None
+    assert all(fix(code) for code in LiveCode)
     assert base("UNKNOWN_CLAIM:a:b") == "UNKNOWN_CLAIM"
 
 
@@ -89,9 +90,9 @@ def test_the_documentation_has_the_same_table() -> None:
     }
 
 
-def test_the_documentation_explains_the_evidence_codes_too() -> None:
+def test_the_documentation_explains_the_other_codes_and_every_warning() -> None:
     rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE))
-    assert rows == dict(PLATFORM_FIXES)
+    assert rows == {**PLATFORM_FIXES, **LIVE_FIXES, **WARNINGS}
 
 
 def test_verified_receipts_come_from_the_verifier_alone() -> None:

@@ -38,6 +38,9 @@ _PolicyKey = Annotated[
 _Manifest = Annotated[
     Path | None, typer.Option(metavar="FILE", help="The model's signed manifest.", rich_help_panel=_TRUST)
 ]
+_Collateral = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Revocation lists and the like.", rich_help_panel=_TRUST)
+]
 _At = Annotated[
     str, typer.Option(metavar="now|document|RFC3339", help="When the evidence is judged.", rich_help_panel=_TRUST)
 ]
@@ -87,6 +90,7 @@ def verify(  # noqa: PLR0917 - one parameter per option
     policy: _PolicyFile = None,
     policy_key: _PolicyKey = None,
     manifest: _Manifest = None,
+    collateral: _Collateral = None,
     at: _At = "document",
     profile: _Profile = ProfileName.STRICT,
     expect_model: _Model = None,
@@ -116,8 +120,8 @@ def verify(  # noqa: PLR0917 - one parameter per option
     )  # fmt: skip
     if html is not None:
         console.check_writable(html, force=force)
-    policy_at = (policy, policy_key)
-    judged_by = _request(expectations, public_key, attestation, policy_at, manifest, at, profile, replay_store)
+    trust = (policy, policy_key, collateral)
+    judged_by = _request(expectations, public_key, attestation, trust, manifest, at, profile, replay_store)
     files = verify_inputs.receipt_files(receipts)
     outcomes = [judge_file(path, judged_by) for path in files]
     _finish(outcomes, several=len(files) > 1 or any(map(verify_inputs.is_folder, receipts)), html=html, force=force)
@@ -127,13 +131,13 @@ def _request(
     expectations: Expectations,
     public_key: str | None,
     attestation: Path | None,
-    policy_at: tuple[Path | None, str | None],
+    trust: tuple[Path | None, str | None, Path | None],
     manifest: Path | None,
     at: str,
     profile: ProfileName,
     replay_store: Path | None,
 ) -> Request:
-    policy_path, policy_key = policy_at
+    policy_path, policy_key, collateral = trust
     if policy_key is not None and policy_path is None:
         raise console.usage("--policy-key is given without --policy")
     time = verify_inputs.time_option(at)
@@ -148,6 +152,7 @@ def _request(
         document=verify_inputs.read_document(attestation) if attestation is not None else None,
         document_name=str(attestation) if attestation is not None else "",
         policy=policy,
+        collateral=verify_inputs.load_collateral(collateral) if collateral is not None else None,
         manifest=verify_inputs.load_manifest(manifest) if manifest is not None else None,
         replay_store=replay_store,
     )
