@@ -64,7 +64,7 @@ def measurements_of_document(document: bytes) -> Measured:
     """
     evidence = evidence_of(document)
     parsed = parse_document(document)
-    software = is_software_root(parsed.chain[0])
+    software = is_software_root(parsed.cabundle[0])
     roots = ANY_SOFTWARE_ROOT if software else AWS_NITRO
     appraisal = verify_evidence(
         evidence, expected=None, policy=None, roots=roots, at=AppraisalTime.of_document(), live=False

@@ -11,9 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
 from ephemeralml.crypto.x509 import LinkCache, load_der
 from ephemeralml.errors import MalformedError
 
@@ -68,7 +65,8 @@ class TrustRoots:
         """
         ders = tuple(certificates)
         for der in ders:
-            if is_software_root(load_der(der)) is not (kind is RootKind.SOFTWARE):
+            load_der(der)
+            if is_software_root(der) is not (kind is RootKind.SOFTWARE):
                 raise MalformedError(
                     f"a certificate whose name is not that of a {kind.value} root", code="POLICY_CONTRADICTION"
                 )
@@ -79,27 +77,23 @@ class TrustRoots:
         """Whether the set could accept anything at all."""
         return bool(self.digests) or self.any_software
 
-    def accept(self, root: x509.Certificate, der: bytes) -> bool:
-        """Return whether the certificate *root*, parsed from *der*, is one of this set.
+    def accept(self, der: bytes) -> bool:
+        """Return whether the certificate *der* is one of this set.
 
         A pinned digest is not enough: the name must be of the set's kind, so a
         software root pinned as a vendor's by mistake is refused when it is met.
         """
         pinned = self.any_software or hashlib.sha256(der).digest() in self.digests
-        return pinned and is_software_root(root) is (self.kind is RootKind.SOFTWARE)
+        return pinned and is_software_root(der) is (self.kind is RootKind.SOFTWARE)
 
 
-def is_software_root(certificate: x509.Certificate) -> bool:
-    """Return whether the subject bears the common name or the organisation of a software root."""
-    try:
-        attributes = tuple(certificate.subject)
-    except ValueError:  # a name that does not parse is nobody's
-        return False
-    return any(
-        (attribute.oid == NameOID.COMMON_NAME and attribute.value == SOFTWARE_COMMON_NAME)
-        or (attribute.oid == NameOID.ORGANIZATION_NAME and attribute.value == SOFTWARE_ORGANISATION)
-        for attribute in attributes
-    )
+def is_software_root(der: bytes) -> bool:
+    """Return whether a certificate bears the common name or the organisation of a software root.
+
+    Looked for in the bytes: hostile names make libraries warn or fail, and a
+    certificate that carries either text anywhere else is no vendor's.
+    """
+    return SOFTWARE_COMMON_NAME.encode() in der or SOFTWARE_ORGANISATION.encode() in der
 
 
 AWS_NITRO = TrustRoots(RootKind.VENDOR, frozenset({AWS_NITRO_ROOT_SHA256}))

@@ -247,3 +247,16 @@ class TestMeasure:
     def test_the_config_changes_pcr0_and_pcr2_only(self) -> None:
         first, second = measure(b"one", "id"), measure(b"two", "id")
         assert {index for index in first if first[index] != second[index]} == {0, 2}
+
+
+@pytest.mark.parametrize("tag", [0x03, 0x05, 0x1C, 0x1E])
+def test_a_root_whose_name_does_not_parse_is_nobodys(tag: int) -> None:
+    named = b"\x0c\x13test.nitro-enclaves"
+    root = workshop().root.der.replace(named, bytes([tag]) + named[1:])
+    bundle = [root, *(ca.der for ca in workshop().cas)]
+    for roots in (workshop().roots, ANY_SOFTWARE_ROOT):
+        appraisal = check(workshop().document(cabundle=bundle), roots=roots).run()
+        assert failures(appraisal)[0] in (
+            ("N3", "NITRO_FIELD_INVALID:cabundle"),
+            ("N5", "NITRO_CERT_CHAIN_INVALID"),
+        )

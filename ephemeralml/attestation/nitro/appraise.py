@@ -40,7 +40,7 @@ def appraise_document(request: Request) -> Appraisal:
     document = read(evidence.document, rows)
     if document is None:
         return Appraisal(evidence.format, rows.complete(), Assurance.NONE, (), request.at, evidence.digest)
-    accepted = roots.accept(document.chain[0], document.cabundle[0])
+    accepted = roots.accept(document.cabundle[0])
     software = accepted and roots.kind is RootKind.SOFTWARE
     actual = Format.LOCAL if software else Format.NITRO
     # An archive has no declaration to hold against its bytes; a root that nobody accepts is N5's to report.

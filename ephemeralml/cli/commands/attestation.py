@@ -64,6 +64,6 @@ def _roots(document: bytes) -> "TrustRoots":
     from ephemeralml.errors import MalformedError
 
     try:
-        return ANY_SOFTWARE_ROOT if is_software_root(parse(document).chain[0]) else AWS_NITRO
+        return ANY_SOFTWARE_ROOT if is_software_root(parse(document).cabundle[0]) else AWS_NITRO
     except MalformedError:
         return AWS_NITRO
