@@ -8,6 +8,7 @@ the encoding. What a message means for its stream is `streams`' business.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
 
@@ -170,10 +171,10 @@ def encode_pieces(message: Message) -> Sequence[bytes | bytearray | memoryview]:
         case Request(stream, method, path, headers, nonce, fin):
             fields: list[Any] = [0, stream, method, path, headers, nonce, fin]
         case Response(stream, status, headers):
-            fields = [2, stream, status, headers]
-        case End(stream, outcome, receipt, usage):
-            figures = (usage.execution_ms, usage.prompt_tokens, usage.output_tokens)
-            fields = [3, stream, int(outcome), receipt, {n: f for n, f in enumerate(figures, 1) if f is not None}]
+            text = _encoded_headers(tuple(headers.items()))
+            return (b"\x84\x02" + _head(0x00, stream) + _head(0x00, status) + text,)
+        case End():
+            return (_encoded_end(message),)
         case Cancel(stream):
             fields = [4, stream]
         case Ping(value):
@@ -185,6 +186,25 @@ def encode_pieces(message: Message) -> Sequence[bytes | bytearray | memoryview]:
         case _:
             assert_never(message)
     return (cbor.encode(fields),)
+
+
+@lru_cache(maxsize=64)
+def _encoded_headers(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Return a response's headers encoded; a runtime has few different ones."""
+    return cbor.encode(dict(headers))
+
+
+def _encoded_end(end: End) -> bytes:
+    """Return an end's plaintext, written out because every answer waits for it."""
+    receipt = b"\xf6" if end.receipt is None else _head(0x40, len(end.receipt)) + end.receipt
+    usage = end.usage
+    figures = [
+        bytes((number,)) + _head(0x00, figure)
+        for number, figure in enumerate((usage.execution_ms, usage.prompt_tokens, usage.output_tokens), 1)
+        if figure is not None
+    ]
+    head = b"\x85\x03" + _head(0x00, end.stream) + _head(0x00, end.outcome)
+    return b"".join((head, receipt, bytes((0xA0 | len(figures),)), *figures))
 
 
 def decode(data: bytes, direction: Direction) -> Message:

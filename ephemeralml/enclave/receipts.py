@@ -9,7 +9,9 @@ from ephemeralml.enclave.attesters.base import SessionEvidence
 from ephemeralml.enclave.keys import ReceiptKey
 from ephemeralml.enclave.models import SCHEME, ServedModel
 from ephemeralml.receipt.claims import AirClaims, Measurements
-from ephemeralml.receipt.issue import issue
+from ephemeralml.receipt.template import ReceiptTemplate
+
+_ZERO = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,20 @@ class ReceiptIssuer:
 class SessionReceipts:
     """Issues one session's receipts, numbered in the order of their ``end`` messages."""
 
-    __slots__ = ("_boot", "_document_hash", "_measurements", "issued")
+    __slots__ = ("_boot", "_document_hash", "_measurements", "_templates", "issued")
 
     def __init__(self, boot: ReceiptIssuer, evidence: SessionEvidence) -> None:
         self._boot = boot
         self._document_hash = evidence.digest
         self._measurements = Measurements(evidence.measurement_type.value, **evidence.registers)
+        self._templates: dict[ServedModel, ReceiptTemplate] = {}
         self.issued = 0
         """How many receipts there are; the next one's sequence number."""
+
+    def prepare(self, model: ServedModel) -> None:
+        """Check and encode what all of the session's receipts about *model* share, before one is due."""
+        if model not in self._templates:
+            self._templates[model] = self._template(model)
 
     def issue(
         self,
@@ -51,6 +59,21 @@ class SessionReceipts:
         execution_ms: int,
     ) -> bytes:
         """Return the receipt of one finished request and count it."""
+        self.prepare(model)
+        receipt = self._templates[model].issue(
+            iat=self._boot.unix_time(),
+            cti=os.urandom(16),
+            request_hash=request_hash,
+            response_hash=response_hash,
+            sequence_number=self.issued,
+            execution_time_ms=execution_ms,
+            memory_peak_mb=peak_mebibytes(),
+            eat_nonce=nonce,
+        )
+        self.issued += 1
+        return receipt
+
+    def _template(self, model: ServedModel) -> ReceiptTemplate:
         boot = self._boot
         claims = AirClaims(
             iss=boot.issuer,
@@ -60,20 +83,17 @@ class SessionReceipts:
             model_version=model.version,
             model_hash=model.model_hash,
             model_hash_scheme=SCHEME,
-            request_hash=request_hash,
-            response_hash=response_hash,
+            request_hash=_ZERO,
+            response_hash=_ZERO,
             attestation_doc_hash=self._document_hash,
             enclave_measurements=self._measurements,
             policy_version=boot.policy_version,
-            sequence_number=self.issued,
-            execution_time_ms=execution_ms,
-            memory_peak_mb=peak_mebibytes(),
+            sequence_number=0,
+            execution_time_ms=0,
+            memory_peak_mb=0,
             security_mode=boot.security_mode,
-            eat_nonce=nonce,
         )
-        receipt = issue(claims, boot.key.signing)
-        self.issued += 1
-        return receipt
+        return ReceiptTemplate(claims, boot.key.signing)
 
 
 def peak_mebibytes() -> int:
