@@ -395,6 +395,20 @@ class TestRevocation:
         assert row(appraisal, "N8").code == "REVOCATION_CHECK_UNAVAILABLE"
         assert appraisal.verdict is Verdict.INCOMPLETE
 
+    def test_n8_a_later_revocation_is_a_warning_with_its_date(self) -> None:
+        newer = self.lists(VENDOR.leaf.certificate.serial_number, at=AT + timedelta(days=1))
+        archive = {"live": False, "at": AppraisalTime.of_document()}
+        appraisal = check(collateral=newer, **archive).run()
+        assert appraisal.verdict is Verdict.VERIFIED
+        assert "WARN_REVOKED_LATER:2026-01-16T11:59:00Z" in appraisal.warnings
+        required = check(collateral=newer, policy=self.required(), **archive).run()
+        assert required.verdict is Verdict.INCOMPLETE
+
+    def test_n8_a_later_list_still_proves_an_earlier_revocation(self) -> None:
+        name, der = crl(VENDOR.cas[-1], [VENDOR.leaf.certificate.serial_number], at=AT + timedelta(seconds=30))
+        later = check(collateral=Collateral({name: der}), live=False, at=AppraisalTime.of_document())
+        assert failures(later.run()) == [("N8", "NITRO_CERT_REVOKED")]
+
     def test_n8_garbage_is_no_list(self) -> None:
         name, _ = crl(VENDOR.root)
         appraisal = check(policy=self.required(), collateral=Collateral({name: b"\x30\x03garbage"})).run()

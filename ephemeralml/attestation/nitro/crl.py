@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
@@ -12,44 +13,67 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ephemeralml.attestation.collateral import MAX_CRL_BYTES
-from ephemeralml.errors import IncompleteError, RejectedError
+from ephemeralml.clock import format_rfc3339
+from ephemeralml.errors import RejectedError
 
 REVOKED = "NITRO_CERT_REVOKED"
 UNAVAILABLE = "REVOCATION_CHECK_UNAVAILABLE"
 
 
-def check(chain: Sequence[x509.Certificate], crls: Mapping[bytes, bytes], at: datetime) -> None:
-    """Check every certificate below the root against its issuer's list.
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the lists at hand say of a chain in which no certificate was revoked at the time."""
 
-    All lists are looked at before a missing one is reported, so that a
-    revocation is never hidden behind a gap.
+    gap: str | None
+    """Why not every certificate could be looked up, or None."""
+    later: tuple[datetime, ...]
+    """When a certificate was revoked, after the time in question."""
+
+
+def check(chain: Sequence[x509.Certificate], crls: Mapping[bytes, bytes], at: datetime) -> Findings:
+    """Look every certificate below the root up in its issuer's list.
+
+    A list of a later time proves a revocation, before *at* or after it, but
+    not that there was none: expired certificates leave the lists.
 
     Raises:
-        RejectedError: A certificate is listed.
-        IncompleteError: A list is missing, does not verify, or is not of the time *at*.
+        RejectedError: A certificate was revoked at *at*.
     """
-    gap: IncompleteError | None = None
+    gap: str | None = None
+    later: list[datetime] = []
     for issuer, certificate in pairwise(chain):
+        name = _name_of(issuer)
         try:
-            revoked = _list_of(issuer, crls, at).get_revoked_certificate_by_serial_number(certificate.serial_number)
-        except IncompleteError as error:
-            gap = gap or error
+            crl = _list_of(issuer, crls.get(name))
+            entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
+        except ValueError as error:
+            gap = gap or f"the revocation list {name.hex()}.crl {error}"
             continue
-        if revoked is not None and revoked.revocation_date_utc <= at:
+        if entry is not None and entry.revocation_date_utc <= at:
             raise RejectedError(
-                f"certificate {certificate.serial_number:x} was revoked on {revoked.revocation_date_utc.isoformat()}",
+                f"certificate {certificate.serial_number:x} was revoked on {format_rfc3339(entry.revocation_date_utc)}",
                 code=REVOKED,
             )
-    if gap is not None:
-        raise gap
+        if entry is not None:
+            later.append(entry.revocation_date_utc)
+        end = crl.next_update_utc
+        if end is None or not crl.last_update_utc <= at <= end:
+            gap = gap or f"the revocation list {name.hex()}.crl is not of {format_rfc3339(at)}"
+    return Findings(gap, tuple(later))
 
 
-def _list_of(issuer: x509.Certificate, crls: Mapping[bytes, bytes], at: datetime) -> x509.CertificateRevocationList:
+def _name_of(issuer: x509.Certificate) -> bytes:
+    spki = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
+
+
+def _list_of(issuer: x509.Certificate, der: bytes | None) -> x509.CertificateRevocationList:
+    """Return the issuer's list; a `ValueError` says why it does not count."""
+    if der is None:
+        raise ValueError("is not at hand")
+    if len(der) > MAX_CRL_BYTES:
+        raise ValueError("is too large")
     key = issuer.public_key()
-    name = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-    der = crls.get(name)
-    if der is None or len(der) > MAX_CRL_BYTES:
-        raise _unusable(name, "is not at hand")
     try:
         crl = x509.load_der_x509_crl(der)
         fits = (
@@ -58,15 +82,9 @@ def _list_of(issuer: x509.Certificate, crls: Mapping[bytes, bytes], at: datetime
             and isinstance(crl.signature_hash_algorithm, hashes.SHA384)
             and crl.is_signature_valid(key)
         )
-        begin, end = crl.last_update_utc, crl.next_update_utc
+        _ = crl.last_update_utc, crl.next_update_utc
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _unusable(name, "does not parse") from error
+        raise ValueError("does not parse") from error
     if not fits:
-        raise _unusable(name, "is not signed by the issuer")
-    if end is None or not begin <= at <= end:
-        raise _unusable(name, f"is not of {at.isoformat()}")
+        raise ValueError("is not signed by the issuer")
     return crl
-
-
-def _unusable(name: bytes, why: str) -> IncompleteError:
-    return IncompleteError(f"the revocation list {name.hex()}.crl {why}", code=UNAVAILABLE)

@@ -24,7 +24,7 @@ from ephemeralml.attestation.roots import TrustRoots
 from ephemeralml.attestation.verdict import printable, short_hex
 from ephemeralml.clock import format_rfc3339
 from ephemeralml.crypto import cose, x509
-from ephemeralml.errors import IncompleteError, MalformedError, RejectedError
+from ephemeralml.errors import MalformedError, RejectedError
 
 STEPS = (
     *((step, T1) for step in ("N1", "N2", "N3")),
@@ -56,6 +56,7 @@ PINNING_DISABLED = "POLICY_MEASUREMENT_PINNING_DISABLED"
 
 WARN_COMPAT_BINDING = "WARN_COMPAT_BINDING"
 WARN_REVOCATION = "WARN_REVOCATION_UNCHECKED"
+WARN_REVOKED_LATER = "WARN_REVOKED_LATER"
 WARN_PINNING_BYPASSED = "WARN_MEASUREMENT_PINNING_BYPASSED"
 WARN_CHANNEL_BINDING = "WARN_CHANNEL_BINDING_UNCHECKED"
 WARN_NONCE = "WARN_NONCE_UNCHECKED"
@@ -193,14 +194,17 @@ def _revocation(case: Case, rows: RowList) -> None:
         rows.warn(WARN_REVOCATION)
         return
     try:
-        crl.check(case.document.chain, case.collateral.crls, case.at)
+        findings = crl.check(case.document.chain, case.collateral.crls, case.at)
     except RejectedError as error:
         rows.failed("N8", error.code, error.message)
-    except IncompleteError as error:
-        rows.skipped("N8", error.message, code=error.code, required=required)
-        rows.warn(WARN_REVOCATION)
-    else:
+        return
+    for revoked in findings.later:
+        rows.warn(f"{WARN_REVOKED_LATER}:{format_rfc3339(revoked)}")
+    if findings.gap is None:
         rows.passed("N8", "no certificate is on its issuer's list")
+    else:
+        rows.skipped("N8", findings.gap, code=crl.UNAVAILABLE, required=required)
+        rows.warn(WARN_REVOCATION)
 
 
 def bound_key(document: NitroDocument, receipt_key: bytes | None, *, live: bool) -> BoundKey | None:
