@@ -29,7 +29,10 @@ def parse_rfc3339(text: str) -> datetime:
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError(f"an RFC 3339 time needs an offset such as Z: {text!r}")
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"a time beyond the calendar: {text!r}") from error
 
 
 def format_rfc3339(instant: datetime) -> str:

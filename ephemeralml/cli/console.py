@@ -55,7 +55,8 @@ class Console:
     def result(self, document: Any, text: Callable[["rich.console.Console"], None]) -> None:
         """Print the command's result: *document* with ``--json``, else what *text* renders."""
         if self.json:
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            # ASCII, so that nothing a document quotes can steer the terminal.
+            print(json.dumps(document, indent=2))
         else:
             text(self.printer())
 
@@ -174,9 +175,15 @@ def check_writable(path: Path, *, force: bool) -> None:
     Raises:
         UsageError: It exists and *force* is off, or its folder does not exist.
     """
-    if path.exists() and not force:
+    try:
+        taken, folder = os.path.lexists(path), path.parent.is_dir()
+    except (OSError, ValueError) as error:
+        raise usage(f"{str(path)[:80]!r} is no name for a file") from error
+    if path.is_dir():
+        raise usage(f"{str(path)!r} is a folder")
+    if taken and not force:
         raise usage(f"{str(path)!r} exists", hint="choose another name, or add --force to overwrite it")
-    if not path.parent.is_dir():
+    if not folder:
         raise usage(f"the folder of {str(path)!r} does not exist")
 
 

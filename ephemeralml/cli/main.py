@@ -6,6 +6,7 @@ needs beyond options and console it imports inside the command. So `--help` and
 """
 
 import importlib
+import io
 import os
 import sys
 import tomllib
@@ -189,4 +190,8 @@ def _lower(message: str) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or pipe that cannot carry a character gets its escape, not a traceback.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
