@@ -7,6 +7,7 @@ the two is printed is decided here, and so are colour, progress and files.
 
 import json
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -176,10 +177,13 @@ def check_writable(path: Path, *, force: bool) -> None:
         UsageError: It exists and *force* is off, or its folder does not exist.
     """
     try:
-        taken, folder = os.path.lexists(path), path.parent.is_dir()
+        folder = path.parent.is_dir()
+        taken = path.lstat() if folder else None
+    except FileNotFoundError:
+        taken = None
     except (OSError, ValueError) as error:
-        raise usage(f"{str(path)[:80]!r} is no name for a file") from error
-    if path.is_dir():
+        raise usage(f"{str(path)[:80]!r} is no name for a file here") from error
+    if taken and stat.S_ISDIR(taken.st_mode):
         raise usage(f"{str(path)!r} is a folder")
     if taken and not force:
         raise usage(f"{str(path)!r} exists", hint="choose another name, or add --force to overwrite it")

@@ -126,3 +126,21 @@ def test_exit_is_no_error() -> None:
 def test_as_a_process_of_its_own() -> None:
     result = run_process("--version")
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "."])
+def test_a_name_that_no_file_can_have_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(console.UsageError):
+        console.check_writable(tmp_path / name, force=True)
+
+
+def test_a_link_to_nowhere_counts_as_taken(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("absent")
+    with pytest.raises(console.UsageError, match="exists"):
+        console.check_writable(tmp_path / "link", force=False)
+
+
+def test_output_survives_a_terminal_without_the_characters() -> None:
+    result = run_process("bench", "nonsense-\u202e", env={"PYTHONIOENCODING": "ascii"})
+    assert result.exit_code == 2
+    assert result.stderr.isascii()
