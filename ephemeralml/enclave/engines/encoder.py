@@ -9,22 +9,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self, assert_never
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ephemeralml.enclave.engines import bert_graph
 from ephemeralml.enclave.engines.base import Embeddings
-from ephemeralml.enclave.engines.bert_config import BertConfig, Pooling, SentenceConfig, parse_bert, parse_sentence
+from ephemeralml.enclave.engines.bert_config import (
+    UNSUPPORTED,
+    BertConfig,
+    Pooling,
+    SentenceConfig,
+    parse_bert,
+    parse_sentence,
+)
+from ephemeralml.enclave.engines.ort_session import OrtSession
 from ephemeralml.enclave.engines.weights import Checkpoint, weight_files
 from ephemeralml.enclave.engines.wordpiece import MAX_TOKENIZER_BYTES, WordPieceTokenizer
-from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.errors import MalformedError
 from ephemeralml.model.memory_file import LoadedFile
 
 MAX_RUN_TOKENS = 512
 """Padded tokens in one run of the graph: enough for its best throughput, and the bound on its working memory."""
+MAX_SCORE_BYTES = 1 << 30
+"""What the attention scores of one input may take; they grow with the square of its length."""
 MAX_PADDING = 8
 """Inputs share a run when the shorter lacks at most 1/8 of the longer."""
-_ERROR_LEVEL = 3
 _SPIN_MICROSECONDS = 200
 
 
@@ -33,17 +41,15 @@ class EncoderEngine:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        session: OrtSession,
         tokenizer: WordPieceTokenizer,
         bert: BertConfig,
         sentence: SentenceConfig,
-        weights: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        self._session: ort.InferenceSession | None = session
+        self._session: OrtSession | None = session
         self._tokenizer = tokenizer
         self._bert = bert
         self._sentence = sentence
-        self._weights: Mapping[str, NDArray[np.float32]] | None = weights  # the session reads them where they lie
 
     @classmethod
     def load(cls, files: Mapping[str, LoadedFile], *, threads: int | None = None) -> Self:
@@ -65,6 +71,13 @@ class EncoderEngine:
 
         bert = parse_bert(read)
         sentence = parse_sentence(read, bert)
+        scores = 4 * bert.heads * sentence.max_tokens**2
+        if scores > MAX_SCORE_BYTES:
+            raise MalformedError(
+                f"attention over {sentence.max_tokens} tokens and {bert.heads} heads takes {scores >> 20} MiB an input",
+                code=UNSUPPORTED,
+                hint=f"set max_seq_length so that it takes at most {MAX_SCORE_BYTES >> 20} MiB",
+            )
         tokenizer = WordPieceTokenizer.read(
             read, vocabulary=bert.vocabulary, max_tokens=sentence.max_tokens, lowercase=sentence.lowercase
         )
@@ -72,8 +85,8 @@ class EncoderEngine:
         if checkpoint.layers() != bert.layers:
             raise MalformedError(f"the weights have {checkpoint.layers()} layers, config.json says {bert.layers}")
         built = bert_graph.build(bert, checkpoint.fetch)
-        session = _session(built, threads or len(os.sched_getaffinity(0)))
-        return cls(session, tokenizer, bert, sentence, built.weights)
+        session = OrtSession(built.model, built.weights, threads=threads or len(os.sched_getaffinity(0)))
+        return cls(session, tokenizer, bert, sentence)
 
     @property
     def dim(self) -> int:
@@ -120,7 +133,6 @@ class EncoderEngine:
     def close(self) -> None:
         """Let go of the weights; nothing may be called afterwards."""
         self._session = None
-        self._weights = None
 
     def _checked(self, tokens: Sequence[int]) -> NDArray[np.int32]:
         if not 0 < len(tokens) <= self.max_tokens:
@@ -148,8 +160,7 @@ class EncoderEngine:
         session = self._session
         if session is None:
             raise RuntimeError("the engine is closed")
-        pooled: Embeddings = session.run(None, feeds)[0]
-        return pooled[:, 0]
+        return session.run(feeds)[:, 0]
 
 
 def _fill_pool(weights: NDArray[np.float32], length: int, pooling: Pooling) -> None:
@@ -178,23 +189,3 @@ def _runs(lengths: Sequence[int]) -> Iterator[list[int]]:
         group.append(index)
     if group:
         yield group
-
-
-def _session(built: bert_graph.BuiltGraph, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is fused as built
-    options.log_severity_level = _ERROR_LEVEL
-    # A worker that sleeps between two operators costs a wake-up each, about a seventh of a short
-    # run; one that spins longer takes the cores from the channel. So: briefly, and only within a run.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    values = [ort.OrtValue.ortvalue_from_numpy(weight) for weight in built.weights.values()]
-    try:
-        options.add_external_initializers(list(built.weights), values)
-        return ort.InferenceSession(built.model, options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, ValueError) as error:
-        raise UnavailableError("ONNX Runtime cannot load the encoder") from error

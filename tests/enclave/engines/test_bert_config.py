@@ -228,7 +228,8 @@ def test_only_our_errors_leave_the_parser(changes: dict[str, object]) -> None:
     st.binary()
     | st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+        max_leaves=10,
     ),
 )
 def test_only_our_errors_leave_any_file(which: str, content: object) -> None:

@@ -277,6 +277,13 @@ def test_a_model_without_weights_is_refused() -> None:
         load(files)
 
 
+def test_a_length_whose_attention_takes_too_much_memory_is_refused() -> None:
+    shape = tiny_bert.Shape(positions=16_384, max_tokens=16_384)
+    with pytest.raises(MalformedError, match="4096 MiB") as caught:
+        load(tiny_bert.contents(shape))
+    assert caught.value.code == UNSUPPORTED
+
+
 def test_an_adapter_is_unsupported_not_ignored() -> None:
     files = tiny_bert.contents()
     adapter = tiny_bert.safetensors({"lora_A.weight": np.zeros((2, 16), np.float32)})

@@ -144,11 +144,20 @@ def test_only_our_errors_leave_random_bytes(data: bytes) -> None:
             parse(candidate)
 
 
-_JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))  # fmt: skip
+_ODD = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.lists(st.integers(), max_size=3)
+)
+_ENTRY = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F64"]) | _ODD,
+        "shape": st.lists(st.integers(0, 4), max_size=4) | _ODD,
+        "data_offsets": st.lists(st.integers(0, 16), min_size=2, max_size=2) | _ODD,
+    }
+)
 
 
 @pytest.mark.fuzz
-@given(st.dictionaries(st.text(max_size=3), _JSON | st.fixed_dictionaries({"dtype": st.sampled_from(["F32", "F64"]) | _JSON, "shape": st.lists(st.integers(0, 4)) | _JSON, "data_offsets": st.lists(st.integers(0, 16), min_size=2, max_size=2) | _JSON})), st.integers(0, 32))  # fmt: skip
+@given(st.dictionaries(st.text(max_size=3), _ENTRY | _ODD, max_size=4), st.integers(0, 32))
 def test_what_is_accepted_tiles_the_file(header: dict[str, object], size: int) -> None:
     data = raw(json.dumps(header), bytes(size))
     with suppress(MalformedError):
@@ -157,3 +166,17 @@ def test_what_is_accepted_tiles_the_file(header: dict[str, object], size: int) -
             assert tensor.start == position
             position = tensor.end
         assert position == len(data)
+
+
+@pytest.mark.fuzz
+@given(st.data())
+def test_a_damaged_file_tiles_or_is_refused(data: st.DataObject) -> None:
+    sound = tiny_bert.safetensors({"a": np.zeros((2, 3), np.float32), "b": np.zeros(4, np.int64)}, metadata={"x": "y"})
+    damaged = bytearray(sound)
+    for _ in range(data.draw(st.integers(1, 2))):
+        damaged[data.draw(st.integers(0, len(sound) - 57))] = data.draw(
+            st.sampled_from(b'0123456789,:[]{}"FI64') | st.integers(0, 255)
+        )
+    with suppress(MalformedError):
+        tensors = parse(bytes(damaged)).tensors
+        assert sum(tensor.end - tensor.start for tensor in tensors) == len(damaged) - tensors[0].start
