@@ -104,14 +104,14 @@ def _choose(session: Session, request: Request) -> _Chosen:
     can = _task_of(session, model, request)
     if prompt.task is not None and can is not None and can is not prompt.task:
         raise console.usage(
-            f"model {printable(model)!r} is for {can.value}, {prompt.task.option} asks for {prompt.task.value}",
+            f"model '{printable(model)}' is for {can.value}, {prompt.task.option} asks for {prompt.task.value}",
             hint=f"use {can.option}",
         )
     task = prompt.task or can
     if task is None:
         raise console.usage("the runtime does not say what the model is for", hint="add --embed or --chat")
     if task is Task.EMBED and (prompt.stream or prompt.max_tokens is not None):
-        raise console.usage("--stream and --max-tokens go with --chat", hint=f"{printable(model)!r} embeds")
+        raise console.usage("--stream and --max-tokens go with --chat", hint=f"'{printable(model)}' embeds")
     body, headers = encode_body(prompt.body(task, model), None, request.headers)
     assert body is not None
     return _Chosen(task, model, body, headers)

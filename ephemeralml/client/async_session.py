@@ -201,7 +201,7 @@ class AsyncSession:
     async def retire(self) -> None:
         """Close as soon as no request waits for its end: now, or when the last one has it."""
         self._retired = True
-        if not self._exchange.inflight:
+        if not self._exchange.awaited:
             await self.close()
 
     async def __aenter__(self) -> Self:
@@ -247,7 +247,7 @@ class AsyncSession:
         except BaseException:
             await self._cancel(call, TimedOutError("no complete reply in the time that was given"))
             raise
-        if self._retired and not self._exchange.inflight:
+        if self._retired and not self._exchange.awaited:
             await self.close()
 
     async def _cancel(self, call: Call, error: EphemeralError) -> None:

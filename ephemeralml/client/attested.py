@@ -140,7 +140,7 @@ def _check_security_mode(identity: Identity, verified: VerifiedEvidence, policy:
         return
     kind = "a software TEE" if verified.software else "a debug enclave" if verified.debug else "the runtime"
     raise RejectedError(
-        f"{kind} calls itself {printable(mode)!r}",
+        f"{kind} calls itself '{printable(mode)}'",
         code=SECURITY_MODE_MISMATCH,
         expected=", ".join(sorted(allowed & set(policy.security_modes))) or "nothing of this kind",
         actual=printable(mode),

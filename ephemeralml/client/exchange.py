@@ -120,6 +120,11 @@ class Exchange:
         return self._streams.inflight if self._streams is not None else 0
 
     @property
+    def awaited(self) -> bool:
+        """Whether a caller still waits for a reply."""
+        return any(not call.done for call in self._calls.values())
+
+    @property
     def full(self) -> bool:
         """Whether the peer takes no further stream until one has ended."""
         return self._streams is not None and not self._streams.free
@@ -161,7 +166,7 @@ class Exchange:
             self._channel.eof_received()
         except EphemeralError as error:
             return self._fail(error, {})
-        if self._channel.peer_close is not None and all(call.done for call in self._calls.values()):
+        if self._channel.peer_close is not None and not self.awaited:
             return []
         return self._fail(TruncatedError("the connection ended"), {})
 

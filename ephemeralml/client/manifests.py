@@ -42,7 +42,7 @@ def verify_manifest(data: bytes, entry: ModelEntry, policy: Policy) -> Manifest:
     """
     if entry.scheme != SCHEME:  # 1
         raise RejectedError(
-            f"model {printable(entry.id)!r} is identified by no manifest, so no publisher can be checked",
+            f"model '{printable(entry.id)}' is identified by no manifest, so no publisher can be checked",
             code=MODEL_HASH_MISMATCH,
             expected=SCHEME,
             actual=printable(entry.scheme),
@@ -54,7 +54,7 @@ def verify_manifest(data: bytes, entry: ModelEntry, policy: Policy) -> Manifest:
             signed.verify(keys, payload_type=envelope.PAYLOAD_TYPE)
         except RejectedError as error:
             raise RejectedError(
-                f"the manifest of model {printable(entry.id)!r}: {error.message}",
+                f"the manifest of model '{printable(entry.id)}': {error.message}",
                 code=MODEL_PUBLISHER_REJECTED,
                 expected=error.expected,
                 actual=error.actual,

@@ -31,7 +31,7 @@ class UnknownModelError(RejectedError):
     def __init__(self, name: str, models: Iterable[ModelEntry]) -> None:
         served = ", ".join(printable(f"{entry.id}@{entry.version}") for entry in models) or "none"
         super().__init__(
-            f"the runtime does not serve model {printable(name)!r}",
+            f"the runtime does not serve model '{printable(name)}'",
             code=MODEL_ID_MISMATCH,
             expected=printable(name),
             actual=served,
@@ -45,7 +45,7 @@ class ModelRejectedError(RejectedError):
     def __init__(self, entry: ModelEntry, mismatches: tuple[Mismatch, ...]) -> None:
         text = "; ".join(f"{item.code}: {item.detail}" for item in mismatches)
         super().__init__(
-            f"the policy refuses model {printable(entry.id)!r} version {printable(entry.version)!r}: {text}",
+            f"the policy refuses model '{printable(entry.id)}' version '{printable(entry.version)}': {text}",
             code=mismatches[0].code,
             expected=mismatches[0].expected,
             actual=mismatches[0].actual,

@@ -80,12 +80,10 @@ class Wire:
             self._wake(self.exchange.lose(TruncatedError("the session was closed here")))
 
     def retire(self) -> None:
-        """Close as soon as no request waits for its end: now, or when the last one has it."""
+        """Close as soon as nobody waits for a reply: now, or when the last one has it."""
         with self.lock:
             self._retired = True
-            idle = not self.exchange.inflight
-        if idle:
-            self.close()
+        self._close_if_retired()
 
     def start(self, ask: Ask, selection: Selection, deadline: float, *, live: bool) -> Call:
         """Send a request as soon as the peer takes another stream; errors as `Exchange.start`."""
@@ -119,8 +117,14 @@ class Wire:
             mine = error if isinstance(error, EphemeralError) else TimedOutError("the caller gave up")
             self.cancel(call, mine)
             raise
-        if self._retired and not self.exchange.inflight:
-            self.close()
+        self._close_if_retired()
+
+    def _close_if_retired(self) -> None:
+        if self._retired:
+            with self.lock:
+                awaited = self.exchange.awaited
+            if not awaited:
+                self.close()
 
     def cancel(self, call: Call, error: EphemeralError) -> None:
         """Give up on *call* for the reason that *error* states."""

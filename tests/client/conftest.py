@@ -1,5 +1,7 @@
 """A runtime for each test that asks for one."""
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,6 +10,20 @@ import pytest
 from tests.fakes.runtime import FakeRuntime
 
 Start = Callable[..., FakeRuntime]
+
+
+def settled(condition: Callable[[], bool]) -> None:
+    """Wait until *condition* holds; five seconds at most."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait in an event loop until *condition* holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in another thread
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -202,7 +202,12 @@ def test_body_that_names_no_model_is_sent_only_where_every_model_is_allowed(runt
     [
         ({"local": {"roots": ["sha256:" + "ab" * 32]}}, "NITRO_CERT_CHAIN_INVALID"),
         (
-            {"local": {"roots": None, "allow": [{"name": "n", "pcr0": "11" * 48, "pcr1": "22" * 48, "pcr2": "33" * 48}]}},
+            {
+                "local": {
+                    "roots": None,
+                    "allow": [{"name": "n", "pcr0": "11" * 48, "pcr1": "22" * 48, "pcr2": "33" * 48}],
+                }
+            },
             "NITRO_MEASUREMENT_MISMATCH",
         ),
         ({"security_modes": ["production"]}, "SECURITY_MODE_MISMATCH"),

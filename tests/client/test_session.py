@@ -1,15 +1,14 @@
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from ephemeralml.channel import CloseReason, Limits
 from ephemeralml.client.call import SessionEndedError, TimedOutError, TruncatedError
-from ephemeralml.client.reply import Receipted
 from ephemeralml.client.session import connect
 from ephemeralml.errors import IncompleteError, MalformedError, RejectedError, UnavailableError
-from tests.client.conftest import Start
+from tests.client.conftest import Start, settled
 from tests.fakes.runtime import CHUNKS, FakeRuntime, embedding, envelope_of, sse_events
 from tests.fakes.runtime import RuntimeFault as F
 
@@ -21,7 +20,7 @@ def ask(text: str) -> dict[str, str]:
 
 
 def test_reply_carries_everything_that_was_verified(runtime: FakeRuntime) -> None:
-    seen: list[Receipted] = []
+    seen: list[Any] = []
     with connect(runtime.target, policy=runtime.policy(), on_receipt=seen.append) as session:
         reply = session.post("/v1/embeddings", json=ask("hello"), nonce=b"challenge")
         attested = session.attested
@@ -125,8 +124,7 @@ def test_time_out_while_waiting_for_a_free_stream(start: Start) -> None:
 
         thread = threading.Thread(target=first)
         thread.start()
-        while not runtime.prompts:
-            time.sleep(0.005)
+        settled(lambda: bool(runtime.prompts))
         with pytest.raises(TimedOutError):
             session.post("/v1/embeddings", json=ask("b"), timeout=0.1)
         thread.join()
@@ -135,7 +133,7 @@ def test_time_out_while_waiting_for_a_free_stream(start: Start) -> None:
 
 
 def test_stream_comes_in_pieces_and_its_receipt_at_the_end(runtime: FakeRuntime) -> None:
-    seen: list[Receipted] = []
+    seen: list[Any] = []
     with (
         connect(runtime.target, policy=runtime.policy(), on_receipt=seen.append) as session,
         session.stream("POST", "/v1/chat/completions", TALK) as streamed,
@@ -211,9 +209,7 @@ def test_session_notices_that_the_runtime_has_closed(runtime: FakeRuntime) -> No
     with connect(runtime.target, policy=runtime.policy()) as session:
         assert session.usable()
         runtime.close_sessions(CloseReason.IDLE)
-        deadline = time.monotonic() + 5
-        while session.usable() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        settled(lambda: not session.usable())
         with pytest.raises(SessionEndedError, match="idle \\(said the test\\)"):
             session.post("/v1/embeddings", json=ask("late"))
     assert runtime.prompts == []
@@ -222,9 +218,7 @@ def test_session_notices_that_the_runtime_has_closed(runtime: FakeRuntime) -> No
 def test_session_notices_a_cut_connection_before_it_sends(runtime: FakeRuntime) -> None:
     with connect(runtime.target, policy=runtime.policy()) as session:
         runtime.drop_connections()
-        deadline = time.monotonic() + 5
-        while session.usable() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        settled(lambda: not session.usable())
         with pytest.raises(SessionEndedError):
             session.post("/v1/embeddings", json=ask("late"))
 
@@ -243,8 +237,7 @@ def test_closing_ends_calls_in_flight(start: Start) -> None:
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    while len(runtime.prompts) < 3:
-        time.sleep(0.005)
+    settled(lambda: len(runtime.prompts) == 3)
     session.close()
     for thread in threads:
         thread.join(5)
@@ -278,8 +271,7 @@ def test_retired_session_ends_with_its_last_reply(start: Start) -> None:
     replies = []
     thread = threading.Thread(target=lambda: replies.append(session.post("/v1/embeddings", json=ask("a"))))
     thread.start()
-    while not runtime.prompts:
-        time.sleep(0.005)
+    settled(lambda: bool(runtime.prompts))
     session.retire()
     assert session.post("/v1/embeddings", json=ask("b")).ok
     thread.join(5)

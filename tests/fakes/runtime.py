@@ -386,6 +386,8 @@ class Connection:
         request, body = self.open.pop(stream)
         self.runtime.requests.append((request.method, request.path, bytes(body)))
         self.runtime.headers.append(dict(request.headers))
+        if self.channel.close_sent:
+            return
         if RuntimeFault.NEVER_ANSWERS in self.faults and request.method == "POST":
             return
         if request.method == "POST" and self.runtime.batch > 1:
