@@ -121,6 +121,14 @@ def test_a_package_that_exists_stays_unless_forced(model: Path, tmp_path: Path) 
     assert (tmp_path / "p" / "manifest.json").read_bytes() != before
 
 
+def test_force_replaces_packages_only(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("")
+    refused(run("model", "encrypt", model, "--out", tmp_path / "precious", *ENCRYPT, "--force"), 5, says="no package")
+    assert names(tmp_path / "precious") == {"file"}
+    assert names(tmp_path) == {"model", "precious"}
+
+
 @pytest.mark.parametrize("command", ["inspect", "encrypt"])
 @pytest.mark.parametrize(
     ("name", "data", "says"),

@@ -1,5 +1,6 @@
 """`ephemeralml model`: look into a model, package, sign and verify it."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,7 @@ def encrypt(  # noqa: PLR0917 - the command's options
     _existing(path)
     _check_suite(suite, key)
     request = _request(model_id, model_version, chunk_size, allow_dtype or [], license_, publisher)
-    console.check_writable(out, force=force)
+    _free(out, force=force)
     with console.current().progress() as progress:
         made = create_package(path, out, request, replace=force, progress=progress)
     console.current().warning("the package is not encrypted: only a runtime that allows plaintext will load it")
@@ -130,6 +131,14 @@ def _existing(path: Path, *, folder: bool = False) -> None:
         raise console.usage(f"there is no {str(path)!r}")
     if folder and not path.is_dir():
         raise console.usage(f"{str(path)!r} is no folder", hint="a package is a folder with a manifest.json")
+
+
+def _free(out: Path, *, force: bool) -> None:
+    """Refuse a destination that exists; the packager itself replaces nothing but packages."""
+    if os.path.lexists(out) and not force:
+        raise console.usage(f"{str(out)!r} exists", hint="choose another name, or add --force to replace it")
+    if not out.parent.is_dir():
+        raise console.usage(f"the folder of {str(out)!r} does not exist")
 
 
 def _check_suite(suite: str, key: str | None) -> None:
