@@ -1,80 +1,34 @@
 """One connection: its rules, its limits, its endings (channel sections 2, 4 and 7)."""
 
 import asyncio
-import contextlib
 import json
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ephemeralml.attestation.evidence import ExpectedBinding
-from ephemeralml.channel.hello import AlertCode
 from ephemeralml.channel.messages import Body, Cancel, CloseReason, Outcome, Ping, Request
-from ephemeralml.enclave.attesters.base import Attester, SessionEvidence
-from ephemeralml.enclave.config import RuntimeConfig
-from ephemeralml.enclave.server import Server
-from ephemeralml.errors import UnavailableError
-from tests.fakes.booted_runtime import booted, config_source, serving, software_attester, write_files
-from tests.fakes.embedding_engine import HashEngine
+from ephemeralml.channel.suites import PREFERRED
+from tests.fakes.booted_runtime import config_source
 from tests.fakes.raw_client import AlertError, EndedError, RawClient, connected, streams
+from tests.fakes.server_bench import ServerBench, eventually
 
 BODY = json.dumps({"model": "tiny-bert", "input": "hello"}).encode()
 
 
-class Bench:
-    """A served runtime over a hash engine, with a clock that tests may push."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.engine = HashEngine(dim=8)
-        self.ahead = 0.0
-        self.gate: threading.Event | None = None
-
-    def clock(self) -> float:
-        return asyncio.get_running_loop().time() + self.ahead
-
-    @contextlib.asynccontextmanager
-    async def serve(self, *, source: bytes | None = None, wrap: Any = None, **limits: Any) -> AsyncIterator[Server]:
-        def attester(config: RuntimeConfig) -> Attester:
-            made = software_attester(config)
-            return wrap(made) if wrap else made
-
-        files = write_files(self.folder, source or config_source(limits=limits))
-        with booted(files, make_engine=lambda *_: self.engine, open_attester=attester) as runtime:
-            self.engine.gate = self.gate
-            self.engine.batches.clear()
-            async with serving(runtime, clock=self.clock) as server:
-                yield server
-            if self.gate is not None:
-                self.gate.set()
-
-    def hold(self) -> threading.Event:
-        """Let the engine wait for the returned event, from the end of the boot on."""
-        self.gate = threading.Event()
-        return self.gate
-
-
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+def bench(tmp_path: Path) -> Iterator[ServerBench]:
+    made = ServerBench(tmp_path)
     yield made
     if made.gate is not None:
         made.gate.set()
 
 
-async def eventually(condition: Any, seconds: float = 10) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for is another thread's or the server's own
-            await asyncio.sleep(0.01)
-
-
 # requests that concern only themselves
 
 
-async def test_a_nonce_of_another_length_is_a_400(bench: Bench) -> None:
+async def test_a_nonce_of_another_length_is_a_400(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         for nonce in (b"", b"1234567", b"n" * 65):
             answer = await client.request("POST", "/v1/embeddings", BODY, nonce=nonce)
@@ -94,14 +48,14 @@ async def test_a_nonce_of_another_length_is_a_400(bench: Bench) -> None:
         ("/v1/models", {"a": "x\r\ny"}),
     ],
 )
-async def test_a_bad_path_or_header_is_a_400(bench: Bench, path: str, headers: dict[str, str]) -> None:
+async def test_a_bad_path_or_header_is_a_400(bench: ServerBench, path: str, headers: dict[str, str]) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         answer = await client.request("GET", path, headers=headers)
         assert (answer.status, answer.outcome) == (400, Outcome.ERROR)
         assert (await client.request("GET", "/healthz")).status == 200
 
 
-async def test_a_body_beyond_the_limit_is_a_413(bench: Bench) -> None:
+async def test_a_body_beyond_the_limit_is_a_413(bench: ServerBench) -> None:
     async with bench.serve(max_body_bytes=1_000) as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", b"x" * 1_001, fin=False)
         await client.finished(answer)
@@ -111,7 +65,7 @@ async def test_a_body_beyond_the_limit_is_a_413(bench: Bench) -> None:
         assert (await client.request("POST", "/v1/embeddings", BODY + b" " * (1_000 - len(BODY)))).status == 200
 
 
-async def test_too_many_streams_are_a_503(bench: Bench) -> None:
+async def test_too_many_streams_are_a_503(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve(max_inflight=2) as server, connected(server.addresses[0]) as client:
         held = [client.open("POST", "/v1/embeddings", BODY) for _ in range(2)]
@@ -123,7 +77,7 @@ async def test_too_many_streams_are_a_503(bench: Bench) -> None:
         assert [answer.status for answer in held] == [200, 200]
 
 
-async def test_a_body_that_does_not_end_is_a_408(bench: Bench) -> None:
+async def test_a_body_that_does_not_end_is_a_408(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", b"{", fin=False)
         await client.flush()
@@ -136,7 +90,7 @@ async def test_a_body_that_does_not_end_is_a_408(bench: Bench) -> None:
         assert (await client.request("POST", "/v1/embeddings", BODY)).status == 200
 
 
-async def test_a_full_queue_is_a_429_with_a_receipt(bench: Bench) -> None:
+async def test_a_full_queue_is_a_429_with_a_receipt(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve(queue_requests=1) as server, connected(server.addresses[0]) as client:
         running = client.open("POST", "/v1/embeddings", BODY)
@@ -153,7 +107,7 @@ async def test_a_full_queue_is_a_429_with_a_receipt(bench: Bench) -> None:
         assert [running.status, waiting.status] == [200, 200]
 
 
-async def test_all_request_bodies_share_one_budget(bench: Bench) -> None:
+async def test_all_request_bodies_share_one_budget(bench: ServerBench) -> None:
     async with (
         bench.serve(total_body_bytes=3_000_000) as server,
         connected(server.addresses[0]) as client,
@@ -169,7 +123,7 @@ async def test_all_request_bodies_share_one_budget(bench: Bench) -> None:
         assert (await other.request("POST", "/v1/embeddings", b" " * 900_000 + BODY)).status == 200
 
 
-async def test_all_answers_share_one_budget(bench: Bench) -> None:
+async def test_all_answers_share_one_budget(bench: ServerBench) -> None:
     gate = bench.hold()
     limits = {"max_connections": 1, "total_write_bytes": 65_536 + 3_000}
     async with bench.serve(**limits) as server, connected(server.addresses[0]) as client:
@@ -185,7 +139,7 @@ async def test_all_answers_share_one_budget(bench: Bench) -> None:
         assert running.status == 200
 
 
-async def test_a_failing_engine_is_a_500_and_goes_on(bench: Bench) -> None:
+async def test_a_failing_engine_is_a_500_and_goes_on(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         bench.engine.fail = MemoryError("hello")
         answer = await client.request("POST", "/v1/embeddings", BODY)
@@ -199,7 +153,7 @@ async def test_a_failing_engine_is_a_500_and_goes_on(bench: Bench) -> None:
 # cancel
 
 
-async def test_cancelling_what_waits_frees_the_queue(bench: Bench) -> None:
+async def test_cancelling_what_waits_frees_the_queue(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         running = client.open("POST", "/v1/embeddings", BODY)
@@ -220,7 +174,7 @@ async def test_cancelling_what_waits_frees_the_queue(bench: Bench) -> None:
         assert len(bench.engine.batches) == served + 1  # the cancelled one never ran
 
 
-async def test_cancelling_before_a_model_is_selected_gives_no_receipt(bench: Bench) -> None:
+async def test_cancelling_before_a_model_is_selected_gives_no_receipt(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", b"{", fin=False)
         await client.cancel(answer)
@@ -251,7 +205,7 @@ async def closed_for(client: RawClient) -> CloseReason | None:
         [Request(1, "POST", "/v1/embeddings", fin=False), Body(1, BODY, fin=True), Body(1, b"", fin=True)],
     ],
 )
-async def test_a_broken_rule_ends_the_channel_with_reason_3(bench: Bench, messages: list[Any]) -> None:
+async def test_a_broken_rule_ends_the_channel_with_reason_3(bench: ServerBench, messages: list[Any]) -> None:
     gate = bench.hold()
     async with (
         bench.serve() as server,
@@ -268,7 +222,7 @@ async def test_a_broken_rule_ends_the_channel_with_reason_3(bench: Bench, messag
         assert (await other.request("POST", "/v1/embeddings", BODY)).status == 200
 
 
-async def test_a_changed_record_gets_no_answer(bench: Bench) -> None:
+async def test_a_changed_record_gets_no_answer(bench: ServerBench) -> None:
     async with (
         bench.serve() as server,
         connected(server.addresses[0]) as client,
@@ -283,13 +237,13 @@ async def test_a_changed_record_gets_no_answer(bench: Bench) -> None:
         assert (await other.request("GET", "/healthz")).status == 200
 
 
-async def test_garbage_after_the_handshake_ends_it(bench: Bench) -> None:
+async def test_garbage_after_the_handshake_ends_it(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
         assert await closed_for(client) is CloseReason.PROTOCOL
 
 
-async def test_pings_are_answered_in_order_and_keep_nothing_alive(bench: Bench) -> None:
+async def test_pings_are_answered_in_order_and_keep_nothing_alive(bench: ServerBench) -> None:
     async with bench.serve(idle_seconds=5) as server, connected(server.addresses[0]) as client:
         for value in (3, 1, 2):
             client.channel.send(Ping(value))
@@ -303,7 +257,7 @@ async def test_pings_are_answered_in_order_and_keep_nothing_alive(bench: Bench) 
 # endings
 
 
-async def test_idle_sessions_are_closed(bench: Bench) -> None:
+async def test_idle_sessions_are_closed(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve(idle_seconds=300) as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", BODY)
@@ -320,7 +274,7 @@ async def test_idle_sessions_are_closed(bench: Bench) -> None:
         assert await closed_for(client) is CloseReason.IDLE
 
 
-async def test_a_peer_that_never_says_close_is_cut_off(bench: Bench) -> None:
+async def test_a_peer_that_never_says_close_is_cut_off(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         client.says_close = False
         bench.ahead += 301
@@ -331,7 +285,7 @@ async def test_a_peer_that_never_says_close_is_cut_off(bench: Bench) -> None:
         await eventually(lambda: server.connections == 0)
 
 
-async def test_an_old_session_finishes_what_is_in_flight(bench: Bench) -> None:
+async def test_an_old_session_finishes_what_is_in_flight(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", BODY)
@@ -347,7 +301,7 @@ async def test_an_old_session_finishes_what_is_in_flight(bench: Bench) -> None:
         assert answer.status == 200
 
 
-async def test_the_clients_close_lets_complete_requests_finish(bench: Bench) -> None:
+async def test_the_clients_close_lets_complete_requests_finish(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         complete = client.open("POST", "/v1/embeddings", BODY)
@@ -364,7 +318,7 @@ async def test_the_clients_close_lets_complete_requests_finish(bench: Bench) -> 
         await eventually(lambda: server.connections == 0)
 
 
-async def test_draining_finishes_requests_and_refuses_new_ones(bench: Bench) -> None:
+async def test_draining_finishes_requests_and_refuses_new_ones(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", BODY)
@@ -384,7 +338,7 @@ async def test_draining_finishes_requests_and_refuses_new_ones(bench: Bench) -> 
         await asyncio.wait_for(draining, 10)
 
 
-async def test_draining_aborts_what_takes_too_long(bench: Bench) -> None:
+async def test_draining_aborts_what_takes_too_long(bench: ServerBench) -> None:
     bench.hold()
     async with bench.serve(drain_seconds=0.1) as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/embeddings", BODY)
@@ -398,7 +352,7 @@ async def test_draining_aborts_what_takes_too_long(bench: Bench) -> None:
         await asyncio.wait_for(draining, 10)
 
 
-async def test_a_peer_that_goes_takes_its_work_along(bench: Bench) -> None:
+async def test_a_peer_that_goes_takes_its_work_along(bench: ServerBench) -> None:
     gate = bench.hold()
     async with bench.serve() as server:
         async with connected(server.addresses[0]) as client:
@@ -420,7 +374,7 @@ async def test_a_peer_that_goes_takes_its_work_along(bench: Bench) -> None:
 # slow readers
 
 
-async def test_a_large_answer_is_cut_into_records_and_waits_for_a_slow_reader(bench: Bench) -> None:
+async def test_a_large_answer_is_cut_into_records_and_waits_for_a_slow_reader(bench: ServerBench) -> None:
     bench.engine.dim = 384
     limits = {"max_record_bytes": 4_096, "write_buffer_bytes": 65_536, "max_inputs": 2_048}
     async with bench.serve(**limits) as server, connected(server.addresses[0]) as client:
@@ -449,10 +403,10 @@ def _answer(stream: int, body: bytes) -> Any:
     return Answer(stream, body, None)
 
 
-async def test_a_reader_that_takes_nothing_is_cut_off(bench: Bench) -> None:
+async def test_a_reader_that_takes_nothing_is_cut_off(bench: ServerBench) -> None:
     bench.engine.dim = 384
     async with bench.serve(max_inputs=2_048) as server:
-        client = RawClient(*await streams(server.addresses[0]), (3, 2, 1))  # type: ignore[arg-type]
+        client = RawClient(*await streams(server.addresses[0]), PREFERRED)
         await client.handshake()
         body = json.dumps({"model": "tiny-bert", "input": ["a b c"] * 2_048}).encode()
         for _ in range(4):
@@ -470,122 +424,10 @@ async def test_a_reader_that_takes_nothing_is_cut_off(bench: Bench) -> None:
         await client.disconnect()
 
 
-# handshakes
-
-
-async def test_the_handshake_has_a_deadline(bench: Bench) -> None:
-    async with bench.serve(handshake_seconds=0.3) as server:
-        client = RawClient(*await streams(server.addresses[0]), (3, 2, 1))  # type: ignore[arg-type]
-        with pytest.raises(AlertError) as caught:
-            await client.step()
-        assert caught.value.code == AlertCode.TIMEOUT
-        await client.disconnect()
-        await eventually(lambda: server.connections == 0)
-
-
-async def test_a_hello_without_a_finish_meets_the_same_deadline(bench: Bench) -> None:
-    async with bench.serve(handshake_seconds=0.3) as server:
-        reader, writer = await streams(server.addresses[0])
-        client = RawClient(reader, writer, (3, 2, 1))  # type: ignore[arg-type]
-        await client.flush()
-        received = await asyncio.wait_for(reader.read(), 10)
-        assert received.startswith(b"\x02\x00\x00\x01")  # server_hello, then an alert
-        await client.disconnect()
-        await eventually(lambda: server.connections == 0)
-
-
-async def test_one_connection_too_many_is_told_so(bench: Bench) -> None:
-    async with bench.serve(max_connections=2) as server:
-        async with connected(server.addresses[0]), connected(server.addresses[0]):
-            with pytest.raises(AlertError) as caught:
-                async with connected(server.addresses[0]):
-                    pass
-            assert caught.value.code == AlertCode.BUSY
-        await eventually(lambda: server.connections == 0)
-        async with connected(server.addresses[0]) as client:
-            assert (await client.request("GET", "/healthz")).status == 200
-
-
-@pytest.mark.parametrize("hello", [b"\x00" * 64, b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\x00\x01\xff\xff\xff\xff"])
-async def test_garbage_gets_an_alert_and_nobody_else_notices(bench: Bench, hello: bytes) -> None:
-    async with bench.serve() as server, connected(server.addresses[0]) as other:
-        reader, writer = await streams(server.addresses[0])
-        writer.write(hello)
-        answer = await asyncio.wait_for(reader.read(), 10)
-        assert answer[:1] == b"\x06"
-        writer.close()
-        assert (await other.request("GET", "/healthz")).status == 200
-
-
-class Unreliable:
-    """An attester that fails, or waits, after the boot's own probe."""
-
-    def __init__(self, inner: Attester, *, gate: threading.Event | None = None) -> None:
-        self.inner, self.gate, self.calls = inner, gate, 0
-        self.format, self.software, self.close = inner.format, inner.software, inner.close
-
-    def attest(self, binding: ExpectedBinding) -> SessionEvidence:
-        self.calls += 1
-        if self.calls > 1 and self.gate is None:
-            raise UnavailableError("the device is gone")
-        if self.calls > 1 and self.gate is not None:
-            assert self.gate.wait(20)
-        return self.inner.attest(binding)
-
-
-async def test_no_evidence_is_an_alert(bench: Bench) -> None:
-    async with bench.serve(wrap=Unreliable) as server:
-        with pytest.raises(AlertError) as caught:
-            async with connected(server.addresses[0]):
-                pass
-        assert caught.value.code == AlertCode.EVIDENCE_UNAVAILABLE
-
-
-async def test_queued_evidence_is_dropped_with_its_connection(bench: Bench) -> None:
-    gate = threading.Event()
-    made: list[Unreliable] = []
-
-    def wrap(inner: Attester) -> Unreliable:
-        made.append(Unreliable(inner, gate=gate))
-        return made[0]
-
-    async with bench.serve(wrap=wrap, evidence_at_once=2) as server:
-        clients = [RawClient(*await streams(server.addresses[0]), (3, 2, 1)) for _ in range(20)]  # type: ignore[arg-type]
-        for client in clients:
-            await client.flush()
-        await eventually(lambda: server.connections == 20)
-        await eventually(lambda: made[0].calls == 3)
-        for client in clients:
-            await client.disconnect()
-        await eventually(lambda: server.connections == 0)
-        gate.set()
-        async with connected(server.addresses[0]) as client:
-            assert (await client.request("GET", "/healthz")).status == 200
-        assert made[0].calls <= 4  # the probe, two in the making, and the last one
-
-
-async def test_records_right_behind_client_finish_are_served(bench: Bench) -> None:
-    async with bench.serve() as server:
-        client = RawClient(*await streams(server.addresses[0]), (3, 2, 1))  # type: ignore[arg-type]
-        await client.flush()
-        while client.channel.state.value != "finishing":
-            data = await client.reader.read(1 << 18)
-            from tests.fakes.raw_client import verified
-
-            for event in client.channel.receive_data(data):
-                client.offer = event  # type: ignore[assignment]
-                client.verified = verified(event)  # type: ignore[arg-type]
-                client.channel.accept(client.verified)
-        answer = client.open("POST", "/v1/embeddings", BODY)
-        await client.finished(answer)
-        assert answer.status == 200
-        await client.disconnect()
-
-
 # who may call
 
 
-async def test_listed_clients_only(bench: Bench) -> None:
+async def test_listed_clients_only(bench: ServerBench) -> None:
     import hashlib
 
     digest = hashlib.sha256(b"token-1").hexdigest()
@@ -606,7 +448,7 @@ async def test_listed_clients_only(bench: Bench) -> None:
         assert allowed.status == 200
 
 
-async def test_the_server_answers_a_refused_request_before_its_body_ends(bench: Bench) -> None:
+async def test_the_server_answers_a_refused_request_before_its_body_ends(bench: ServerBench) -> None:
     async with bench.serve() as server, connected(server.addresses[0]) as client:
         answer = client.open("POST", "/v1/nothing", b"x" * 100, fin=False)
         await client.finished(answer)
@@ -615,7 +457,7 @@ async def test_the_server_answers_a_refused_request_before_its_body_ends(bench: 
         assert (await client.request("GET", "/healthz")).status == 200
 
 
-async def test_a_unix_socket_serves_too(bench: Bench, tmp_path: Path) -> None:
+async def test_a_unix_socket_serves_too(bench: ServerBench, tmp_path: Path) -> None:
     source = config_source(listen=f"unix://{tmp_path}/s")
     async with bench.serve(source=source) as server, connected(server.addresses[0]) as client:
         assert (await client.request("POST", "/v1/embeddings", BODY)).status == 200
