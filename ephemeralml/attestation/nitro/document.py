@@ -8,6 +8,7 @@ structure and are read by the same code.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -199,9 +200,18 @@ def _optional(payload: dict[Any, Any], name: str, least: int, most: int) -> byte
     return None if payload.get(name) is None else _bytes(payload, name, least, most)
 
 
+@lru_cache(maxsize=128)
+def _parsed(der: bytes) -> x509.Certificate:
+    """Return a parsed certificate; the CAs of a bundle come again with every document of their instance.
+
+    What is remembered is what the bytes say, and nothing about whether to believe it.
+    """
+    return load_der(der, max_bytes=MAX_CERTIFICATE_BYTES)
+
+
 def _load(der: bytes, name: str) -> x509.Certificate:
     try:
-        return load_der(der, max_bytes=MAX_CERTIFICATE_BYTES)
+        return _parsed(der)
     except MalformedError as error:
         raise _invalid(name, error.message) from error
 
