@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ephemeralml.crypto import strict_json
 from ephemeralml.enclave.api import embeddings
 from ephemeralml.enclave.api.embedding_work import SLICE_SEQUENCES, SLICE_TOKENS, slices
 from ephemeralml.enclave.api.embeddings import Encoding, embeddings_response, estimate_bytes, parse_body, parse_request
 from ephemeralml.enclave.api.errors import ApiError, bad_parameter, method_not_allowed, overloaded
+from ephemeralml.errors import MalformedError
 
 json_values = st.recursive(
     st.none()
@@ -30,6 +34,58 @@ json_values = st.recursive(
 def test_only_api_errors_leave_the_body_parser(body: bytes) -> None:
     with contextlib.suppress(ApiError):
         parse_body(body)
+
+
+def verdict(parse: Any, body: bytes) -> Any:
+    try:
+        return parse(body)
+    except (ApiError, MalformedError):
+        return None
+
+
+@pytest.mark.fuzz
+@given(st.dictionaries(st.text(max_size=8), json_values, max_size=4), st.booleans(), st.data())
+def test_it_takes_what_the_strict_reader_takes(document: dict[str, Any], ascii_only: bool, data: st.DataObject) -> None:
+    text = json.dumps(document, ensure_ascii=ascii_only).encode()
+    cut = data.draw(st.integers(0, len(text)))
+    for body in (text, text[:cut] + data.draw(st.binary(max_size=3)) + text[cut:], text[:-1] + b"," + text[1:]):
+        strict = verdict(lambda raw: strict_json.parse_object(raw, max_bytes=1 << 16), body)
+        assert repr(verdict(parse_body, body)) == repr(strict)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":1,"a":1}',
+        b'{"a":1,"\\u0061":2}',
+        b'{"a":"x:y","a":"z"}',
+        b'{"a":{"b":1,"b":2}}',
+        b'{"a":{"a":1},"a":2}',
+        b'{"a":[{"b":1,"b":1}]}',
+    ],
+)
+def test_repeated_names_are_refused_wherever_they_hide(body: bytes) -> None:
+    with pytest.raises(ApiError, match="repeats the name"):
+        parse_body(body)
+
+
+def test_colons_and_quotes_within_texts_do_not_count() -> None:
+    document = {'a:"b"\\': 'c:d,[{"', "e": ["\\", '"', ":"]}
+    assert parse_body(json.dumps(document).encode()) == document
+    nested = {"a": {"b": {"c": 1}}, "d": [{"e": 1}]}
+    assert parse_body(json.dumps(nested).encode()) == nested
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"1,", b'"",', b"[", b'"', b'\\"', b"{", b":", b'"\\"'])
+def test_bodies_of_nothing_but_structure_cost_little(unit: bytes) -> None:
+    begun = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(ApiError):
+        parse_body(b'{"input":[' + unit * (6_000_000 // len(unit)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 6_000_000  # most of it the parser's reserve, never touched
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.fuzz
