@@ -186,6 +186,40 @@ def test_a_file_that_grows_meanwhile_is_rejected(source: Path, out: Path, monkey
     assert nothing_left(out)
 
 
+def failing_rename(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if target == out and not self.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+def test_a_package_that_cannot_take_its_name_brings_the_old_one_back(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_package(source, out, request())
+    before = (out / "manifest.json").read_bytes()
+    failing_rename(monkeypatch, out)
+    with pytest.raises(UnavailableError, match="Input/output error"):
+        create_package(source, out, request(version="2.0.0"), replace=True)
+    assert (out / "manifest.json").read_bytes() == before
+    assert [path.name for path in out.parent.iterdir()] == ["package"]
+
+
+def test_a_place_that_cannot_be_written_is_unavailable(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(**_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkdtemp", denied)
+    with pytest.raises(UnavailableError, match="Permission denied"):
+        create_package(source, out, request())
+
+
 def test_an_interrupt_leaves_nothing(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -87,3 +87,12 @@ def test_an_impossible_size_is_unavailable_and_leaves_nothing(size: int) -> None
     with pytest.raises(UnavailableError, match="no memory"):
         Destination(size)
     assert open_descriptors() == before
+
+
+def test_a_kernel_without_anonymous_files_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "memfd_create", missing)
+    with pytest.raises(UnavailableError, match="no anonymous memory file"):
+        Destination(4)
