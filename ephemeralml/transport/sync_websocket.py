@@ -21,6 +21,7 @@ class WebSocketSyncStream:
         self._connection = connection
         self._receiving = threading.Lock()
         self._rest = memoryview(b"")
+        self._sending = threading.Lock()
 
     def receive(self, max_bytes: int = READ_BYTES, timeout: float | None = None) -> bytes:
         """Return what has come; see `SyncStream.receive`."""
@@ -52,11 +53,12 @@ class WebSocketSyncStream:
         from websockets.exceptions import ConnectionClosed
 
         view = memoryview(data)
-        for start in range(0, len(view), MAX_MESSAGE):
-            try:
-                self._connection.send(view[start : start + MAX_MESSAGE])
-            except ConnectionClosed as error:
-                raise UnavailableError("the websocket was closed") from error
+        with self._sending:
+            for start in range(0, len(view), MAX_MESSAGE):
+                try:
+                    self._connection.send(view[start : start + MAX_MESSAGE])
+                except ConnectionClosed as error:
+                    raise UnavailableError("the websocket was closed") from error
 
     def send_eof(self) -> None:
         """End both directions: a websocket has no half-close."""

@@ -36,6 +36,7 @@ class WebSocketStream:
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
         self._rest = memoryview(b"")
+        self._sending = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
         address = connection.remote_address
         self.peer = str(address[0]) if isinstance(address, tuple) else "unix"
@@ -64,11 +65,12 @@ class WebSocketStream:
         from websockets.exceptions import ConnectionClosed
 
         view = memoryview(data)
-        for start in range(0, len(view), MAX_MESSAGE):
-            try:
-                await self._connection.send(view[start : start + MAX_MESSAGE])
-            except ConnectionClosed as error:
-                raise UnavailableError("the websocket was closed") from error
+        async with self._sending:
+            for start in range(0, len(view), MAX_MESSAGE):
+                try:
+                    await self._connection.send(view[start : start + MAX_MESSAGE])
+                except ConnectionClosed as error:
+                    raise UnavailableError("the websocket was closed") from error
 
     async def send_eof(self) -> None:
         """End both directions: a websocket has no half-close."""
@@ -120,7 +122,13 @@ async def connect(
 
 def settings() -> dict[str, Any]:
     """Return what client and server, here and for threads, have in common."""
-    return {"compression": None, "max_size": MAX_MESSAGE, "close_timeout": CLOSE_SECONDS, "logger": SILENT}
+    return {
+        "compression": None,  # what is carried is ciphertext
+        "max_size": MAX_MESSAGE,
+        "max_queue": 0,  # reading pauses as soon as one message waits, so that one bounds what is held
+        "close_timeout": CLOSE_SECONDS,
+        "logger": SILENT,
+    }
 
 
 def refused(address: Address, error: Exception) -> UnavailableError:

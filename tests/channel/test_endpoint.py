@@ -144,6 +144,8 @@ def test_a_cut_at_every_message_boundary() -> None:
         pair.server.eof_received()  # no error by itself: completeness is the streams' business
         assert pair.server.state is State.FAILED
         assert pair.server.peer_close is None
+        with pytest.raises(RuntimeError):
+            pair.server.eof_received()
 
 
 # Faults

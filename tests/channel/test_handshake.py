@@ -422,6 +422,35 @@ def test_a_second_hello_while_evidence_is_made() -> None:
         next(events)
 
 
+@pytest.mark.parametrize(
+    ("suite", "key"), [(Suite.X25519_CHACHA20, bytes(32)), (Suite.HYBRID_CHACHA20, b"\xff" * 1216)]
+)
+def test_a_kem_key_that_is_none(suite: Suite, key: bytes) -> None:
+    """Even evidence that binds such a key does not make it one."""
+    client = ClientChannel(suites=(suite,), formats=(Format.LOCAL,))
+    server = ServerChannel(formats=(Format.LOCAL,), make_key=lambda kem: replace(hpke.generate(kem), public=key))
+    pair = Pair(client, server)
+    error = attempt(pair, lambda _, data: data)
+    assert isinstance(error, MalformedError)
+    assert client.state is State.FAILED
+    assert client.data_to_send() == b""
+
+
+def test_arguments_that_no_caller_may_give() -> None:
+    for arguments in (
+        {"suites": (), "formats": (Format.LOCAL,)},
+        {"formats": ()},
+        {"formats": (Format.LOCAL,), "nonce": b"short"},
+    ):
+        with pytest.raises(ValueError, match=r"at least one|32 bytes"):
+            ClientChannel(**arguments)  # type: ignore[arg-type]
+    pair = make_pair()
+    list(pair.server.receive_data(pair.client.data_to_send()))
+    for key, session_id in ((b"short", None), (RECEIPT_KEY.public.raw, b"short")):
+        with pytest.raises(ValueError, match="16 bytes and a receipt key 32"):
+            pair.server.prepare(key, IDENTITY, session_id=session_id)
+
+
 def test_a_second_offer_while_the_first_is_verified() -> None:
     pair = make_pair()
     pair.server_step(bytes(pair.client.data_to_send()))

@@ -58,6 +58,22 @@ async def test_what_cannot_be_reached_is_an_error_of_ours() -> None:
         await open_stream(Address.parse("vsock://0:5005"), timeout=0.3)
 
 
+@pytest.mark.skipif(not hasattr(socket, "AF_VSOCK"), reason="this Python has no AF_VSOCK")
+async def test_listening_on_whatever_cid_is_ours() -> None:
+    async def nothing(stream: Stream) -> None:
+        await stream.receive()
+
+    try:
+        listener = await listen(Address.parse("vsock://any:0"), nothing)
+    except UnavailableError as error:
+        pytest.skip(f"this kernel has no vsock at all: {error.message}")
+    assert 0 < listener.address.port < 0xFFFF_FFFF
+    with pytest.raises(UnavailableError, match="cannot listen on vsock://any:"):
+        await listen(listener.address, nothing)
+    listener.close()
+    await listener.wait_closed()
+
+
 def test_a_system_without_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "AF_VSOCK", raising=False)
     with pytest.raises(UnavailableError, match="no vsock"):

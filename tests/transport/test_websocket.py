@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as raw_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -90,6 +91,51 @@ async def test_the_largest_message_and_one_beyond() -> None:
         with pytest.raises(ConnectionClosed):
             await peer.recv()
         assert peer.close_code == 1009
+    await stop(listener)
+
+
+async def test_messages_that_nobody_reads_are_not_hoarded() -> None:
+    gate = asyncio.Event()
+    total = 0
+
+    async def slow(stream: Stream) -> None:
+        nonlocal total
+        await gate.wait()
+        while data := await stream.receive():
+            total += len(data)
+
+    listener = await listen(LOCAL, slow)
+    sent = 0
+
+    async def pour(peer: ClientConnection) -> None:
+        nonlocal sent
+        while True:
+            await peer.send(bytes(1 << 20))
+            sent += 1 << 20
+
+    async with raw_connect(str(listener.address)) as peer:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pour(peer), 0.4)
+        # One message at the server; the rest is the kernel's and the sender's own.
+        (connection,) = listener._server.connections  # type: ignore[attr-defined]
+        assert len(connection.recv_messages.frames) <= 2
+        gate.set()
+    await stop(listener)
+    assert total >= sent
+
+
+async def test_large_sends_of_two_tasks_do_not_mix() -> None:
+    listener = await listen(LOCAL, echo)
+    stream = await open_stream(listener.address)
+    size = 3 * MAX_MESSAGE
+    senders = [asyncio.create_task(stream.send(letter * size)) for letter in (b"a", b"b")]
+    data = bytearray()
+    while len(data) < 2 * size:
+        data += await stream.receive()
+    await asyncio.gather(*senders)
+    assert data == b"a" * size + b"b" * size
+    stream.close()
+    await stream.wait_closed()
     await stop(listener)
 
 
@@ -216,6 +262,10 @@ async def test_tls(tmp_path: Path) -> None:
     assert await stream.receive() == b"x"
     stream.close()
     await stream.wait_closed()
+    plain = await asyncio.to_thread(connect, listener.address, tls=client)
+    await asyncio.to_thread(plain.send, b"y")
+    assert await asyncio.to_thread(plain.receive) == b"y"
+    await asyncio.to_thread(plain.close)
     with pytest.raises(UnavailableError):
         await open_stream(listener.address)  # not a certificate that the system trusts
     await stop(listener)
