@@ -38,6 +38,9 @@ class EmbeddingEngine(Protocol):
 
         With *truncate* (what the reference implementation does) an input ends
         at `max_tokens`; without it, it may be longer than `embed` takes.
+
+        Raises:
+            MalformedError: A text is out of all proportion to its tokens.
         """
 
     def embed(self, batch: Sequence[Sequence[int]]) -> Embeddings:

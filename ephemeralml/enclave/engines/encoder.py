@@ -109,7 +109,7 @@ class EncoderEngine:
         return self._sentence.normalize
 
     def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
-        """Return the token ids of each text, special ones included."""
+        """Return the token ids of each text, special ones included; see `EmbeddingEngine.tokenize`."""
         return self._tokenizer.encode(texts, truncate=truncate)
 
     def embed(self, batch: Sequence[Sequence[int]]) -> Embeddings:

@@ -24,6 +24,8 @@ MAX_SPECIAL_TOKENS = 16
 MAX_ADDED_TOKEN_CHARACTERS = 256
 PREFIX_CHARACTERS_PER_TOKEN = 32
 """A text is first read this far for each token that the model takes; English has 4 to 5 characters per token."""
+MAX_CHARACTERS_PER_TOKEN = 2_048
+"""A text whose tokens lie further apart is refused: reading 16 MB of spaces would take a gigabyte."""
 
 _PARTS = {
     "model": {"WordPiece"},
@@ -82,11 +84,17 @@ class WordPieceTokenizer:
         return tokenizer
 
     def encode(self, texts: Sequence[str], *, truncate: bool = True) -> list[list[int]]:
-        """Return the token ids of each text with special tokens; see `EmbeddingEngine.tokenize`."""
+        """Return the token ids of each text with special tokens; see `EmbeddingEngine.tokenize`.
+
+        Raises:
+            MalformedError: A text is so long that reading it is not worth its few
+                tokens; with *truncate* only where its beginning does not suffice.
+        """
         return [self._encode(text, truncate=truncate) for text in texts]
 
     def _encode(self, text: str, *, truncate: bool) -> list[int]:
         if not truncate:
+            self._check_length(text)
             return list(self._tokenizer.encode(_scalar_values(text)).ids)
         ids = self._prefix_ids(_scalar_values(text))
         if len(ids) <= self._max_tokens:
@@ -97,7 +105,7 @@ class WordPieceTokenizer:
         """Return the ids of *text*, or of enough of its beginning that truncation gives the same.
 
         Reading a whole long text to keep 256 tokens costs a caller's megabytes a
-        hundredfold in memory. WordPiece works word by word, so the tokens of a
+        seventyfold in memory. WordPiece works word by word, so the tokens of a
         beginning stand, save those of its last word and of its last characters,
         where a special token may have been cut in two.
         """
@@ -106,8 +114,15 @@ class WordPieceTokenizer:
             encoding = self._tokenizer.encode(text[:end])
             if _settled(encoding, end - MAX_ADDED_TOKEN_CHARACTERS) > self._max_tokens:
                 return list(encoding.ids)
+            if end >= self._max_tokens * MAX_CHARACTERS_PER_TOKEN:
+                self._check_length(text)
             end *= 4
         return list(self._tokenizer.encode(text).ids)
+
+    def _check_length(self, text: str) -> None:
+        longest = self._max_tokens * MAX_CHARACTERS_PER_TOKEN
+        if len(text) > longest:
+            raise MalformedError(f"a text of {len(text)} characters with few tokens, at most {longest} are read")
 
 
 def _settled(encoding: Encoding, before: int) -> int:

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from ephemeralml.enclave.engines.bert_config import UNSUPPORTED
-from ephemeralml.enclave.engines.wordpiece import PREFIX_CHARACTERS_PER_TOKEN, WordPieceTokenizer
+from ephemeralml.enclave.engines.wordpiece import (
+    MAX_CHARACTERS_PER_TOKEN,
+    PREFIX_CHARACTERS_PER_TOKEN,
+    WordPieceTokenizer,
+)
 from ephemeralml.errors import MalformedError
 from tests.fakes import tiny_bert
 
@@ -94,6 +98,15 @@ def test_a_long_text_is_truncated_as_if_it_was_read_whole(words: list[str], time
 def test_a_text_with_its_tokens_far_behind_is_read_far_enough(filler: str) -> None:
     text = filler * (MAX * PREFIX_CHARACTERS_PER_TOKEN * 5) + " hello world"
     assert TOKENIZER.encode([text]) == [reference(text)]
+
+
+@pytest.mark.parametrize("filler", [" ", "\u0000", "\u0300", "x"])
+def test_a_text_out_of_proportion_to_its_tokens_is_refused(filler: str) -> None:
+    longest = MAX * MAX_CHARACTERS_PER_TOKEN
+    assert TOKENIZER.encode([filler * longest]) == [reference(filler * longest)]
+    for truncate in (True, False):
+        with pytest.raises(MalformedError, match="few tokens"):
+            TOKENIZER.encode(["hello", filler * (longest + 1)], truncate=truncate)
 
 
 def test_only_the_beginning_of_a_huge_text_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
