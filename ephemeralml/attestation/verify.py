@@ -41,7 +41,7 @@ def verify_evidence(
         evidence: The document and its declared format.
         expected: What it must be bound to. None takes the receipt key that the
             document yields; only an archive may be looked at like that.
-        policy: What is accepted. None leaves the policy's rows out, so
+        policy: What is accepted. None leaves an archive's policy rows out, so
             assurance stops at PLATFORM and a software TEE is refused.
         roots: Who may vouch, usually ``policy.trust_roots(evidence.format)``.
         collateral: Revocation lists and the like.
@@ -49,10 +49,10 @@ def verify_evidence(
         live: Whether this is a session now: key, binding, nonce and freshness are required.
 
     Raises:
-        ValueError: A live verification without expectation, or not judged now.
+        ValueError: A live verification without expectation or policy, or not judged now.
     """
-    if live and (expected is None or at.basis is not TimeBasis.NOW):
-        raise ValueError("a live session is judged now and against its own binding")
+    if live and (expected is None or policy is None or at.basis is not TimeBasis.NOW):
+        raise ValueError("a live session is judged now, by a policy, and against its own binding")
     if at.basis is not TimeBasis.DOCUMENT and at.instant is None:
         raise ValueError(f"time basis {at.basis.value} needs an instant")
     request = Request(evidence, expected, policy, roots, collateral, at, live)

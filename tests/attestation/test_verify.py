@@ -82,6 +82,8 @@ class TestTime:
             check(at=AppraisalTime.of_document()).run()
         with pytest.raises(ValueError, match="live"):
             check(expected=None).run()
+        with pytest.raises(ValueError, match="live"):
+            check(policy=None).run()
 
     def test_a_basis_without_its_instant(self) -> None:
         with pytest.raises(ValueError, match="instant"):
