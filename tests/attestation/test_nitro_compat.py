@@ -124,3 +124,11 @@ def test_nothing_else_binds(user_data: bytes) -> None:
 def test_any_bytes_are_no_error(user_data: bytes) -> None:
     found = compat.receipt_key(user_data)
     assert found is None or len(found.key) == 32
+
+
+@pytest.mark.parametrize("encode", [as_json, as_cbor])
+def test_every_byte_value_is_read(encode: Any) -> None:
+    key = bytes([0, 255, 1, 254]) * 8
+    found = compat.receipt_key(encode(receipt_signing_key=list(key)))
+    assert found is not None
+    assert found.key == key

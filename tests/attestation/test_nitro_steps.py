@@ -432,8 +432,9 @@ class TestRevocation:
 
     def test_n8_garbage_is_no_list(self) -> None:
         name, _ = crl(VENDOR.root)
-        appraisal = check(policy=self.required(), collateral=Collateral({name: b"\x30\x03garbage"})).run()
-        assert appraisal.verdict is Verdict.INCOMPLETE
+        for der in (b"\x30\x03garbage", b"", bytes(4 * 1024 * 1024 + 1)):
+            appraisal = check(policy=self.required(), collateral=Collateral({name: der})).run()
+            assert appraisal.verdict is Verdict.INCOMPLETE
 
 
 class TestBinding:
