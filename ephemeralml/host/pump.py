@@ -48,9 +48,9 @@ class Pump:
         """Bytes that the target and the client have not taken yet."""
         return self._waiting[0], self._waiting[1]
 
-    def broken(self) -> bool:
-        """Return False: each side's own task notices its break."""
-        return False
+    def lost(self) -> Outcome | None:
+        """Return None: each side's own task notices its end."""
+        return None
 
     def close(self, outcome: Outcome) -> None:
         """Order the end; `run` brings it about."""

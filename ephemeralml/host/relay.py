@@ -38,7 +38,7 @@ class _Joined(Protocol):
     def delivered(self) -> tuple[int, int]: ...
     @property
     def waiting(self) -> tuple[int, int]: ...
-    def broken(self) -> bool: ...
+    def lost(self) -> Outcome | None: ...
     def close(self, outcome: Outcome) -> None: ...
 
 
@@ -266,8 +266,8 @@ class Relay:
                 record.blocked[way] = now
         record.seen = delivered
         longest = max((now - since for since in record.blocked if since is not None), default=0.0)
-        if joined.broken():
-            joined.close(Outcome.RESET)
+        if (lost := joined.lost()) is not None:
+            joined.close(lost)
         elif longest >= self.limits.stall_seconds:
             joined.close(Outcome.STALLED)
         elif now - record.active >= self.limits.idle_seconds:

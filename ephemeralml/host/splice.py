@@ -10,6 +10,7 @@ holds more than a chunk, whatever either side does.
 
 import asyncio
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -191,10 +192,21 @@ class Splice:
         self.up.start()
         self.down.start()
 
-    def broken(self) -> bool:
-        """Return whether a peer has reset a socket that is not read now, so that no callback told."""
-        unread = [sock for sock, flow in ((self._front, self.up), (self._back, self.down)) if not flow.reading]
-        return any(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) for sock in unread)
+    def lost(self) -> Outcome | None:
+        """Return how a peer went that no callback tells of, because its socket is not read now; None if none did.
+
+        A peer that ended its stream and then hung up altogether takes nothing any
+        more; unix sockets know that, TCP shows it as a reset once written to.
+        """
+        for sock, reading, writing in ((self._front, self.up, self.down), (self._back, self.down, self.up)):
+            if reading.reading:
+                continue
+            events = _events(sock)
+            if events & select.POLLERR:
+                return Outcome.RESET
+            if events & select.POLLHUP and reading.finished and not writing.finished:
+                return Outcome.DONE
+        return None
 
     def close(self, outcome: Outcome) -> None:
         """Close both sockets; anything but a regular end reaches the peers as a reset."""
@@ -214,6 +226,15 @@ class Splice:
             self.close(Outcome.RESET)
         elif self.up.finished and self.down.finished:
             self.close(Outcome.DONE)
+        elif (outcome := self.lost()) is not None:
+            self.close(outcome)
+
+
+def _events(sock: socket.socket) -> int:
+    """Return whether *sock* has an error or was hung up, without taking the error from it."""
+    poll = select.poll()
+    poll.register(sock, 0)
+    return next((events for _, events in poll.poll(0)), 0)
 
 
 def reset_on_close(sock: socket.socket) -> None:

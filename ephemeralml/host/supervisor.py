@@ -22,6 +22,7 @@ from typing import IO, Any, Self
 
 from ephemeralml.errors import UnavailableError
 
+_ERROR_SCHEMA = "ephemeralml.error/1"
 _MAX_READY_BYTES = 1_048_576
 _MAX_LINE_BYTES = 8_192
 _TAIL_LINES = 40
@@ -157,7 +158,9 @@ class _Child:
                     break
                 text += line
                 if (document := _document(text)) is not None:
-                    self._announced.put(document)
+                    # A command that fails under --json says that as a document too.
+                    failed = document.get("schema") == _ERROR_SCHEMA
+                    self._announced.put(None if failed else document)
                     break
             else:
                 text.clear()

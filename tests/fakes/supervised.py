@@ -41,6 +41,11 @@ def main(what: str, *rest: str) -> None:
             print("error: no such package", file=sys.stderr)
             print("hint: make one", file=sys.stderr)
             sys.exit(int(rest[0]))
+        case "fail-json":
+            print("error: bad digest", file=sys.stderr, flush=True)
+            print(json.dumps({"schema": "ephemeralml.error/1", "error": "bad digest"}), flush=True)
+            time.sleep(0.1)
+            sys.exit(4)
         case "die-later":
             _ready()
             time.sleep(0.2)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,9 +39,7 @@ class Joined:
         return self.ended[0]
 
 
-@pytest.fixture(params=["tcp", "unix"])
-async def joined(request: pytest.FixtureRequest) -> AsyncIterator[Joined]:
-    pair = _tcp_pair if request.param == "tcp" else socket.socketpair
+async def _joined(pair: Callable[[], tuple[socket.socket, socket.socket]]) -> AsyncIterator[Joined]:
     client, front = pair()
     back, target = pair()
     for sock in (client, front, back, target):
@@ -53,6 +51,12 @@ async def joined(request: pytest.FixtureRequest) -> AsyncIterator[Joined]:
     splice.close(Outcome.DRAINED)
     client.close()
     target.close()
+
+
+@pytest.fixture(params=["tcp", "unix"])
+async def joined(request: pytest.FixtureRequest) -> AsyncIterator[Joined]:
+    async for joined in _joined(_tcp_pair if request.param == "tcp" else socket.socketpair):
+        yield joined
 
 
 def _reset(sock: socket.socket) -> None:
@@ -174,7 +178,8 @@ async def test_bytes_sent_before_the_peer_went_away_are_delivered(joined: Joined
     joined.target.shutdown(socket.SHUT_WR)
     joined.target.close()
     await asyncio.sleep(0.05)
-    await loop.sock_sendall(joined.client, b"more")
+    with contextlib.suppress(BrokenPipeError):  # a unix socket says at once that nobody listens any more
+        await loop.sock_sendall(joined.client, b"more")
     assert await loop.sock_recv(joined.client, 100) == b"busy"
 
 
@@ -186,11 +191,11 @@ async def test_a_reset_while_nothing_is_read_is_found_by_asking(joined: Joined) 
         with contextlib.suppress(BlockingIOError):
             joined.client.send(block)
         await asyncio.sleep(0.001)
-    assert not joined.splice.broken()
+    assert joined.splice.lost() is None
     _reset(joined.client)
     await asyncio.sleep(0.05)
     assert not joined.ended
-    assert joined.splice.broken()
+    assert joined.splice.lost() is Outcome.RESET
 
 
 async def test_close_happens_once_and_frees_the_sockets(joined: Joined) -> None:
@@ -200,3 +205,46 @@ async def test_close_happens_once_and_frees_the_sockets(joined: Joined) -> None:
     assert joined.splice.outcome is Outcome.IDLE
     with contextlib.suppress(ConnectionResetError):
         assert await asyncio.get_running_loop().sock_recv(joined.client, 10) == b""
+
+
+@pytest.mark.parametrize("leaver", ["client", "target"])
+async def test_a_unix_peer_that_hangs_up_altogether_ends_both_directions(leaver: str) -> None:
+    """It takes nothing any more, so the other side need not be kept waiting for it."""
+    async for joined in _joined(socket.socketpair):
+        near, far = (joined.client, joined.target) if leaver == "client" else (joined.target, joined.client)
+        near.send(b"last words")
+        near.close()
+        assert await _receive_all(far) == b"last words"
+        assert await joined.outcome() is Outcome.DONE
+
+
+@pytest.mark.parametrize("leaver", ["client", "target"])
+async def test_a_unix_peer_that_half_closes_first_is_found_by_asking(leaver: str) -> None:
+    async for joined in _joined(socket.socketpair):
+        near, far = (joined.client, joined.target) if leaver == "client" else (joined.target, joined.client)
+        near.shutdown(socket.SHUT_WR)
+        assert await _receive_all(far) == b""
+        assert joined.splice.lost() is None
+        near.close()
+        assert not joined.ended
+        assert joined.splice.lost() is Outcome.DONE
+
+
+async def test_unread_bytes_of_a_finished_target_are_not_lost() -> None:
+    """Both directions of a socket are shut, and what it still holds must arrive."""
+    loop = asyncio.get_running_loop()
+    async for joined in _joined(socket.socketpair):
+        joined.client.shutdown(socket.SHUT_WR)
+        assert await _receive_all(joined.target) == b""
+        data = os.urandom(700_000)
+        sending = asyncio.create_task(loop.sock_sendall(joined.target, data))
+        await asyncio.sleep(0.05)
+        assert joined.splice.waiting[1]
+        assert joined.splice.lost() is None
+        got = bytearray()
+        while len(got) < len(data):
+            got += await loop.sock_recv(joined.client, 65_536)
+            if sending.done() and joined.target.fileno() >= 0:
+                joined.target.close()
+        assert bytes(got) == data
+        assert await loop.sock_recv(joined.client, 1) == b""

@@ -79,6 +79,13 @@ def test_a_child_that_fails_gives_its_own_error_and_hint() -> None:
     assert caught.value.hint == "make one"
 
 
+def test_an_error_document_is_no_readiness() -> None:
+    with Supervisor() as supervisor, pytest.raises(ChildFailedError) as caught:
+        supervisor.start(_command("fail-json"))
+    assert caught.value.exit_code == 4
+    assert caught.value.message == "the child ended with exit code 4: bad digest"
+
+
 def test_a_child_that_says_nothing_misses_its_deadline_and_is_stopped() -> None:
     began = time.monotonic()
     with Supervisor() as supervisor:

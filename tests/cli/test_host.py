@@ -1,0 +1,149 @@
+"""`ephemeralml host run`: the contract of cli.md, as transcripts."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runner import run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def _started(*args: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EPHEMERALML_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ephemeralml", "host", "run", *args],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _document(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if line.rstrip() == "}":
+            break
+    found = json.loads(text)
+    assert isinstance(found, dict)
+    return found
+
+
+@contextmanager
+def _echo_once() -> Iterator[tuple[socket.socket, int]]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, server.getsockname()[1]
+
+
+def test_ready_document_relayed_bytes_and_clean_end() -> None:
+    with (
+        _echo_once() as (server, port),
+        _started("--target", f"tcp://127.0.0.1:{port}", "--listen", "tcp://127.0.0.1:0", "--json") as process,
+    ):
+        document = _document(process)
+        (address,) = document["listen"]  # type: ignore[misc] # a list of one
+        assert document == {
+            "schema": "ephemeralml.relay/1",
+            "listen": [address],
+            "target": f"tcp://127.0.0.1:{port}",
+            "pid": process.pid,
+        }
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+            client.sendall(b"a secret question")
+            back, _ = server.accept()
+            with back:
+                assert back.recv(100) == b"a secret question"
+                back.sendall(b"an answer")
+                assert client.recv(100) == b"an answer"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert out == ""
+        assert "17 bytes up, 9 bytes down" in err
+        assert "secret" not in err
+        assert "127.0.0.1" not in err
+
+
+def test_text_output_says_where() -> None:
+    with _started("--target", "unix:///nonexistent/x.sock", "--listen", "tcp://127.0.0.1:0", "--quiet") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("relaying tcp://127.0.0.1:")
+        assert line.endswith(" to unix:///nonexistent/x.sock\n")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_a_second_signal_does_not_wait_for_connections() -> None:
+    with (
+        _echo_once() as (server, port),
+        _started(
+            "--target", f"tcp://127.0.0.1:{port}", "--listen", "tcp://127.0.0.1:0", "--json", "--drain", "60"
+        ) as p,
+    ):
+        address = str(_document(p)["listen"][0])  # type: ignore[index] # a list of one
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+            client.sendall(b"x")
+            back, _ = server.accept()
+            with back, contextlib.suppress(ConnectionError):
+                p.send_signal(signal.SIGTERM)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    p.wait(0.5)
+                p.send_signal(signal.SIGTERM)
+                assert p.wait(10) == 0
+
+
+def test_an_address_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("host", "run", "--target", "tcp://127.0.0.1:9", "--listen", f"tcp://127.0.0.1:{port}")
+    assert result.exit_code == 5
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: cannot listen on tcp://127.0.0.1:{port}: ")
+    assert "\nhint: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        ((), 2, "error: missing option '--target'"),
+        (("--target", "nonsense"), 4, "error: not an address: 'nonsense'"),
+        (("--target", "ws://h/v1/channel"), 2, "error: a relay does not forward to ws://h:80/v1/channel"),
+        (
+            ("--target", "vsock://16:5005", "--listen", "vsock://any:1"),
+            2,
+            "error: a relay does not listen on vsock://any:1",
+        ),
+        (
+            ("--target", "vsock://16:5005", "--listen", "wss://0.0.0.0/v1/channel"),
+            2,
+            "error: a relay does not listen on wss://0.0.0.0:443/v1/channel",
+        ),
+        (("--target", "vsock://16:5005", "--connections", "0"), 2, "error: invalid value for '--connections'"),
+    ],
+)
+def test_what_is_refused_before_anything_listens(arguments: tuple[str, ...], code: int, error: str) -> None:
+    result = run("host", "run", *arguments)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.startswith(error)
+    assert "hint: " in result.stderr
