@@ -185,7 +185,7 @@ class AsyncSession:
         """Tell the runtime, end calls in flight, and let the connection go."""
         self._wake(self._exchange.close())
         await self._flush()
-        if self._reader is not None and self._reader is not asyncio.current_task():
+        if self._exchange.fault is None and self._reader is not None and self._reader is not asyncio.current_task():
             await asyncio.wait((self._reader,), timeout=_CLOSE_SECONDS)
         await self.abort()
 

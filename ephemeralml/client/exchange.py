@@ -95,6 +95,7 @@ class Exchange:
         self._streams: ClientStreams | None = None
         self._calls: dict[int, Call] = {}
         self._receipts = 0
+        self._lost = False
         self._started = self._last_active = steady()
 
     # -- the channel
@@ -140,8 +141,9 @@ class Exchange:
         return bool(self.inflight) or at - self._last_active <= idle - min(_MARGIN_SECONDS, idle / 4)
 
     def data_to_send(self) -> bytes | bytearray:
-        """Return what is queued for the peer, and forget it."""
-        return self._channel.data_to_send()
+        """Return what is queued for the peer, and forget it; nothing once the stream is lost."""
+        data = self._channel.data_to_send()
+        return b"" if self._lost else data
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> list[Call]:
         """Take bytes from the peer; return the calls for which something changed."""
@@ -171,7 +173,11 @@ class Exchange:
         return self._fail(TruncatedError("the connection ended"), {})
 
     def lose(self, error: EphemeralError) -> list[Call]:
-        """Note that the byte stream broke; return the calls that this ended."""
+        """Note that the byte stream broke; return the calls that this ended.
+
+        Nothing is sent any more: what would come next does not follow what got through.
+        """
+        self._lost = True
         return self._fail(error, {}) if self.fault is None else []
 
     def close(self, reason: CloseReason = CloseReason.DONE) -> list[Call]:
