@@ -53,7 +53,7 @@ def check_engine(engine: EmbeddingEngine, *, seconds: float) -> None:
     norm = float(np.linalg.norm(first))
     if first.shape != (engine.dim,) or not np.isfinite(first).all() or norm == 0:
         raise _wrong("is no vector of the model's size, or not finite")
-    if getattr(engine, "normalized", True) and abs(norm - 1) > _NORM_TOLERANCE:
+    if engine.normalized and abs(norm - 1) > _NORM_TOLERANCE:
         raise _wrong("has not unit length")
     # 3
     if first.tobytes() != again.tobytes():

@@ -23,6 +23,10 @@ from ephemeralml.enclave.session import Session, Shared
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.transport.streams import Stream
 
+READ_BYTES = 32_768
+"""Taken from a peer at once: small enough that a flood of tiny messages holds up nobody for long."""
+TURN_SECONDS = 0.002
+"""After so long the others get their turn, even if the peer has sent more."""
 LINGER_SECONDS = 5.0
 """How long a closed connection may still take what was sent, or say its own close."""
 
@@ -155,7 +159,7 @@ class Connection:
     async def _make_evidence(self, expected: ExpectedBinding) -> SessionEvidence:
         """Wait for evidence, and for the peer's going, whichever is first."""
         making = asyncio.ensure_future(self._evidence.make(expected))
-        reading = self._pending_read = asyncio.ensure_future(self._stream.receive())
+        reading = self._pending_read = asyncio.ensure_future(self._stream.receive(READ_BYTES))
         try:
             await asyncio.wait((making, reading), return_when=asyncio.FIRST_COMPLETED)
             if not making.done():
@@ -188,7 +192,7 @@ class Connection:
         """
         reading, self._pending_read = self._pending_read, None
         try:
-            data = await (reading if reading is not None else self._stream.receive())
+            data = await (reading if reading is not None else self._stream.receive(READ_BYTES))
         except UnavailableError as error:
             raise _Over(Ending.PEER_GONE) from error
         if not data and self._channel.peer_close is None:
@@ -237,7 +241,10 @@ class Connection:
                 await self._room_to_write()
             data = await self._receive()
             if data:
+                begun = self._shared.clock()
                 self._feed(data)
+                if self._shared.clock() - begun > TURN_SECONDS:
+                    await asyncio.sleep(0)
             elif not self._channel.finished:
                 # The peer has said close and ended its direction; ours ends with the last answer.
                 await self._room_to_write()

@@ -7,8 +7,9 @@ one callback per request.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, assert_never
 
@@ -34,6 +35,7 @@ from ephemeralml.channel.stream_events import (
     ServerEvent,
 )
 from ephemeralml.channel.streams import ServerStreams
+from ephemeralml.enclave import log
 from ephemeralml.enclave.api import errors
 from ephemeralml.enclave.api.errors import ApiError
 from ephemeralml.enclave.api.introspection import SessionFacts
@@ -225,8 +227,10 @@ class Session:
         if done.cancelled() or self._gone or exchange.phase is not Phase.WORKING:
             return
         failed = done.exception() is not None
-        self._follow(exchange, Plan(None, errors.internal().response()) if failed else done.result())
-        self.flush()
+        plan = Plan(None, errors.internal().response()) if failed else done.result()
+        with self._contained():
+            self._follow(exchange, plan)
+            self.flush()
 
     def _follow(self, exchange: Exchange, plan: Plan) -> None:
         """Answer at once, or queue the work."""
@@ -250,8 +254,18 @@ class Session:
     def _worked(self, exchange: Exchange, response: ApiResponse) -> None:
         """Take an engine's answer; called once, in the loop."""
         exchange.job = None
-        self._answer(exchange, response)
-        self.flush()
+        with self._contained():
+            self._answer(exchange, response)
+            self.flush()
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """End this connection, and nothing else, where a callback from a thread fails."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the boundary of a server's task
+            log.note(log.Event.TASK_FAILED, fault=log.Fault.of(error))
+            self._finished()
 
     def _answer(self, exchange: Exchange, response: ApiResponse) -> None:
         """Put a response in line, its bytes reserved."""

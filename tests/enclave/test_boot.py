@@ -17,6 +17,7 @@ from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, Un
 from tests.fakes.booted_runtime import Files, booted, config_source, inputs, software_attester, write_files
 from tests.fakes.embedding_engine import HashEngine
 from tests.fakes.packages import STRANGER, signed_package
+from tests.fakes.tiny_bert import Shape
 
 
 def failing(files: Files, **changes: Any) -> tuple[EphemeralError, list[StepReport]]:
@@ -275,6 +276,17 @@ def test_a_wrong_answer_stops_the_boot(tmp_path: Path, how: str) -> None:
     assert isinstance(error, RejectedError)
     assert error.code == "CANARY_WRONG"
     assert seen[-1].step is Step.CANARY
+
+
+def test_a_model_that_does_not_normalise_may_have_any_length(tmp_path: Path) -> None:
+    engine = Wrong("norm")
+    engine.normalized = False
+    with booted(write_files(tmp_path), make_engine=lambda *_: engine):
+        pass
+    (tmp_path / "real").mkdir()
+    real = write_files(tmp_path / "real", shape=Shape(normalize=False))
+    with booted(real) as runtime:
+        assert not runtime.registry.models[0].engine.normalized
 
 
 def test_a_slow_answer_stops_the_boot(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,15 @@ async def test_a_bad_parameter_is_named_and_receipted(client: RawClient, change:
     # A model had been selected, so the refusal has its receipt.
     assert answer.receipt is not None
     assert (await client.embed({"model": "tiny-bert", "input": "hello"})).status == 200
+
+
+async def test_a_text_that_the_tokenizer_refuses_is_a_400(tmp_path: Path) -> None:
+    with booted(write_files(tmp_path)) as runtime:
+        async with serving(runtime) as server, connected(server.addresses[0]) as client:
+            answer = await client.embed({"model": "tiny-bert", "input": " " * 200_000 + "cat"})
+            refused(answer, 400, "input")
+            assert answer.receipt is not None
+            assert (await client.embed({"model": "tiny-bert", "input": "cat"})).status == 200
 
 
 async def test_nulls_and_the_models_own_dimensions_are_fine(client: RawClient) -> None:

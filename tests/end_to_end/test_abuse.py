@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ephemeralml.channel.frames import FrameType, header
+from ephemeralml.channel.messages import Body, Ping
 from ephemeralml.channel.suites import PREFERRED
 from tests.fakes.raw_client import AlertError, EndedError, RawClient, connected, streams
 from tests.fakes.runtime_process import RuntimeProcess, running
@@ -151,6 +152,18 @@ async def never_reads(address: str, chance: random.Random) -> None:
         reset(client.writer)
 
 
+async def floods_with_tiny_messages(address: str, chance: random.Random) -> None:
+    async with connected(address) as client:
+        client.open("POST", "/v1/embeddings", b"{", fin=False)
+        for number in range(4_000):
+            client.channel.send(Body(1, b" ") if number % 2 else Ping(number))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await client.flush()
+                await client.until(0.1)
+        reset(client.writer)
+
+
 async def is_honest(address: str, chance: random.Random) -> None:
     async with connected(address) as client:
         assert (await client.request("POST", "/v1/embeddings", BODY)).status == 200
@@ -170,6 +183,7 @@ PEERS: tuple[Peer, ...] = (
     breaks_a_record,
     sends_garbage_records,
     never_reads,
+    floods_with_tiny_messages,
     is_honest,
 )
 

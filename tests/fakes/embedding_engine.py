@@ -19,6 +19,7 @@ class HashEngine:
         self.dim = dim
         self.max_tokens = max_tokens
         self.vocabulary_size = vocabulary_size
+        self.normalized = True
         self.closed = False
         self.batches: list[int] = []
         self.gate: threading.Event | None = None

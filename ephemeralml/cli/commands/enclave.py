@@ -151,13 +151,21 @@ def _serve(runtime: "Runtime") -> None:
     import gc
     import signal
 
+    from ephemeralml.enclave import log
     from ephemeralml.enclave.boot_report import Step
     from ephemeralml.enclave.server import Server
 
     async def main() -> None:
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # asyncio's own words about a failed callback may hold anything.
+        loop.set_exception_handler(
+            lambda _, context: log.note(
+                log.Event.TASK_FAILED, fault=log.Fault.of(context.get("exception", Exception()))
+            )
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.set)
         server = Server(runtime)
         with runtime.report.step(Step.READY) as note:
             await server.start()

@@ -10,8 +10,10 @@ from ephemeralml.enclave.api.embeddings import (
     check_token_ids,
     embeddings_response,
 )
+from ephemeralml.enclave.api.errors import bad_parameter
 from ephemeralml.enclave.api.messages import ApiResponse
 from ephemeralml.enclave.models import ServedModel
+from ephemeralml.errors import MalformedError
 
 SLICE_TOKENS = 1_024
 """Padded tokens that one slice puts through the engine."""
@@ -34,6 +36,13 @@ class EmbeddingWork:
 
     def advance(self) -> ApiResponse | None:
         """Do one slice; errors as `worker.Work.advance`."""
+        try:
+            return self._advance()
+        except MalformedError as error:
+            # The engine's word on the caller's input; it names sizes and never quotes.
+            raise bad_parameter("input", error.message) from error
+
+    def _advance(self) -> ApiResponse | None:
         if self._slices is None:
             if not self._tokenised():
                 return None
