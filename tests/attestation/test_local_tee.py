@@ -10,6 +10,7 @@ import pytest
 
 from ephemeralml.attestation.evidence import AppraisalTime, Format
 from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, ROOT_KEY, Authority
+from ephemeralml.attestation.local.certificates import make_root, name
 from ephemeralml.attestation.local.documents import Fault
 from ephemeralml.attestation.local.measure import extend, measure, package_digest, platform_name
 from ephemeralml.attestation.nitro.document import parse
@@ -19,8 +20,11 @@ from ephemeralml.attestation.roots import (
     AWS_NITRO,
     AWS_NITRO_ROOT_SHA256,
     NO_ROOTS,
+    SOFTWARE_COMMON_NAME,
+    SOFTWARE_ORGANISATION,
     RootKind,
     TrustRoots,
+    is_software_root,
 )
 from ephemeralml.attestation.verdict import Assurance, Status, Verdict
 from ephemeralml.crypto.transcript import lp
@@ -117,6 +121,15 @@ class TestRoots:
         with pytest.raises(MalformedError) as caught:
             TrustRoots.of_certificates(RootKind.VENDOR, [LOCAL.root.der])
         assert caught.value.code == "POLICY_CONTRADICTION"
+
+    @pytest.mark.parametrize(
+        ("common_name", "organisation"), [(SOFTWARE_COMMON_NAME, "vendor"), ("vendor", SOFTWARE_ORGANISATION)]
+    )
+    def test_either_name_makes_a_software_root(self, common_name: str, organisation: str) -> None:
+        der = make_root(AT, name(common_name, organisation)).der
+        assert is_software_root(der)
+        with pytest.raises(MalformedError):
+            TrustRoots.of_certificates(RootKind.VENDOR, [der])
 
     def test_a_vendor_certificate_is_no_software_root(self) -> None:
         with pytest.raises(MalformedError):
@@ -238,8 +251,8 @@ class TestMeasure:
         (tmp_path / "sub" / "__pycache__" / "a.pyc").write_bytes(b"compiled")
         (tmp_path / "notes.txt").write_bytes(b"notes")
         expected = hashlib.sha384()
-        for name, content in ((b"b.py", b"b"), (b"py.typed", b""), (b"sub/a.py", b"a")):
-            expected.update(lp(name) + hashlib.sha256(content).digest())
+        for path, content in ((b"b.py", b"b"), (b"py.typed", b""), (b"sub/a.py", b"a")):
+            expected.update(lp(path) + hashlib.sha256(content).digest())
         assert package_digest(tmp_path) == expected.digest()
         (tmp_path / "b.py").write_bytes(b"c")
         assert package_digest(tmp_path) != expected.digest()

@@ -430,6 +430,18 @@ class TestRevocation:
         later = check(collateral=Collateral({name: der}), live=False, at=AppraisalTime.of_document())
         assert failures(later.run()) == [("N8", "NITRO_CERT_REVOKED")]
 
+    @pytest.mark.parametrize(
+        ("seconds", "verdict"),
+        [(-3_601, "incomplete"), (-3_600, "verified"), (3_600, "verified"), (3_601, "incomplete")],
+    )
+    def test_n8_a_list_counts_from_its_first_to_its_last_second(self, seconds: int, verdict: str) -> None:
+        lists = self.lists(at=AT + timedelta(seconds=seconds))
+        assert check(policy=self.required(), collateral=lists).run().verdict.value == verdict
+
+    def test_n8_revoked_at_the_very_second(self) -> None:
+        lists = self.lists(VENDOR.leaf.certificate.serial_number, since=timedelta())
+        assert failures(check(collateral=lists).run()) == [("N8", "NITRO_CERT_REVOKED")]
+
     def test_n8_garbage_is_no_list(self) -> None:
         name, _ = crl(VENDOR.root)
         for der in (b"\x30\x03garbage", b"", bytes(4 * 1024 * 1024 + 1)):

@@ -83,6 +83,35 @@ class TestDefaults:
         assert accepted.models.publisher_keys[0].raw == KEY.public.raw
         assert accepted.warnings == ("WARN_POLICY_UNSIGNED",)
 
+    @pytest.mark.parametrize(
+        ("models", "warned"),
+        [
+            ({"allow": [{"model_id": "m"}]}, True),
+            ({"allow": [{"model_id": "m", "model_hash": "01" * 32}]}, False),
+            ({"allow": [{"model_id": "m"}], "publisher_keys": [str(KEY.public)]}, False),
+            ({"publisher_keys": [str(KEY.public)]}, False),
+        ],
+    )
+    def test_a_model_that_anybody_may_have_made_is_warned_about(self, models: dict[str, Any], warned: bool) -> None:
+        assert ("WARN_MODEL_UNPINNED" in policy(models=models).warnings) is warned
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"policy_id": "x"},
+            {"policy_id": "x" * 256},
+            {"version": 0},
+            {"max_age_seconds": 1},
+            {"max_age_seconds": 86_400},
+            {"max_skew_seconds": 0},
+            {"max_skew_seconds": 3_600},
+            {"models": {"allow": [{"model_id": f"m{number}"} for number in range(1_024)]}},
+            {"nitro": {"roots": [f"sha256:{number:064x}" for number in range(1, 1_025)], "allow": [entry()]}},
+        ],
+    )
+    def test_bounds_are_inclusive(self, changes: dict[str, Any]) -> None:
+        assert policy(**changes).formats == (Format.NITRO,)
+
     @pytest.mark.parametrize("name", ["schema", "policy_id", "version", "expires_at"])
     def test_what_has_no_strict_default_is_required(self, name: str) -> None:
         assert name in refused(None, **{name: ...}).message

@@ -207,8 +207,15 @@ def row(appraisal: Appraisal, step: str) -> Any:
     return next(row for row in appraisal.rows if row.id == step)
 
 
-def crl(issuer: Issuer, revoked: Sequence[int] = (), *, at: datetime = AT, key: Any = None) -> tuple[bytes, bytes]:
-    """A revocation list of *issuer*: SHA-256 of the issuer's key, and the list."""
+def crl(
+    issuer: Issuer,
+    revoked: Sequence[int] = (),
+    *,
+    at: datetime = AT,
+    key: Any = None,
+    since: timedelta = timedelta(minutes=1),
+) -> tuple[bytes, bytes]:
+    """A revocation list of *issuer*, of one hour around *at*: SHA-256 of the issuer's key, and the list."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
@@ -216,7 +223,7 @@ def crl(issuer: Issuer, revoked: Sequence[int] = (), *, at: datetime = AT, key: 
         .next_update(at + timedelta(hours=1))
     )
     for serial in revoked:
-        item = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at - timedelta(minutes=1)).build()
+        item = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at - since).build()
         builder = builder.add_revoked_certificate(item)
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
