@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ephemeralml.channel.hello import ModelEntry
+from ephemeralml.channel.hello import Limits, ModelEntry
 from ephemeralml.channel.messages import Usage
 from ephemeralml.client.reply import Receipted, Reply
-from ephemeralml.errors import EphemeralError, UnavailableError
+from ephemeralml.errors import EphemeralError, MalformedError, UnavailableError
 
 REPLY_SECONDS = 600.0
 """Default time for a whole reply, or between two pieces of a streamed one."""
@@ -135,6 +135,23 @@ class Call:
         assert self.done
         assert self.status is not None
         return Reply(self.status, self.headers, self.take(), self.receipted, usage_figures(self.usage))
+
+
+def check_sizes(ask: Ask, limits: Limits) -> None:
+    """Refuse what would not fit, before a stream is opened for it.
+
+    The head's bound is generous: four bytes a character, sixteen a header. So
+    the request message fits one record, and sending it cannot fail half-way.
+
+    Raises:
+        MalformedError: Path and headers exceed a record, or the body max_body.
+    """
+    body = len(ask.body or b"")
+    if body > limits.max_body:
+        raise MalformedError(f"the request's body has {body} bytes, the runtime takes at most {limits.max_body}")
+    characters = len(ask.path) + sum(len(name) + len(value) for name, value in ask.headers.items())
+    if 4 * characters + 16 * len(ask.headers) + 256 > limits.max_record:
+        raise MalformedError(f"the request's path and headers do not fit a record of {limits.max_record} bytes")
 
 
 class Pieces:

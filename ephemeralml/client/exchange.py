@@ -20,7 +20,6 @@ from ephemeralml.channel.client import ClientChannel
 from ephemeralml.channel.client_streams import ClientStreams
 from ephemeralml.channel.endpoint import State
 from ephemeralml.channel.events import AlertReceived, Event, MessageReceived, ServerOffer
-from ephemeralml.channel.hello import Limits
 from ephemeralml.channel.messages import Close, CloseReason, Outcome
 from ephemeralml.channel.stream_events import ClientEvent, PeerClosed, ResponseData, ResponseEnded, ResponseStarted
 from ephemeralml.channel.suites import PREFERRED, Suite
@@ -33,12 +32,13 @@ from ephemeralml.client.call import (
     Call,
     SessionEndedError,
     TruncatedError,
+    check_sizes,
     too_large,
 )
 from ephemeralml.client.manifests import ManifestStore
 from ephemeralml.client.reply import Receipted
 from ephemeralml.client.selection import Selection, select
-from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
+from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
 from ephemeralml.receipt.live import ModelEntry, verify_live
 
 RECEIPT_MISSING = "RECEIPT_MISSING"
@@ -209,7 +209,7 @@ class Exchange:
         if self.manifests.missing(selection.entry):
             raise RuntimeError("the model's manifest has not been verified yet")
         body = ask.body or b""
-        _check_sizes(ask, attested.limits)
+        check_sizes(ask, attested.limits)
         nonce = os.urandom(NONCE_BYTES) if ask.nonce is None and selection.receipt_required else ask.nonce
         request = streams.open(ask.method, ask.path, ask.headers, nonce=nonce, fin=not body)
         call = Call(request.stream, selection.entry, nonce, receipt_required=selection.receipt_required, live=live)
@@ -231,6 +231,8 @@ class Exchange:
             RejectedError: The policy has expired or refuses the model.
         """
         attested, _ = self._usable()
+        if self._steady() - self._started > self._max_age:
+            raise SessionEndedError(f"the session has lived its {self._max_age:.0f} s")
         check_policy_current(attested.policy, self._now())
         return select(ask.method, ask.body, attested.identity.models, attested.policy, self.aliases or {})
 
@@ -378,20 +380,6 @@ class Exchange:
 
 class _ReplyRefused(Exception):  # noqa: N818 - never leaves this module
     """A reply was refused and its call knows why; the session is to end."""
-
-
-def _check_sizes(ask: Ask, limits: Limits) -> None:
-    """Refuse what would not fit, before a stream is opened for it.
-
-    The head's bound is generous: four bytes a character, sixteen a header. So
-    the request message fits one record, and sending it cannot fail half-way.
-    """
-    body = len(ask.body or b"")
-    if body > limits.max_body:
-        raise MalformedError(f"the request's body has {body} bytes, the runtime takes at most {limits.max_body}")
-    characters = len(ask.path) + sum(len(name) + len(value) for name, value in ask.headers.items())
-    if 4 * characters + 16 * len(ask.headers) + 256 > limits.max_record:
-        raise MalformedError(f"the request's path and headers do not fit a record of {limits.max_record} bytes")
 
 
 def _close_text(close: Close) -> str:

@@ -146,6 +146,10 @@ def test_session_lives_an_hour_at_most(bench: Bench) -> None:
     assert bench.exchange.fresh()
     bench.at += 2
     assert not bench.exchange.fresh()
+    bench.exchange.start(ASK)
+    bench.at += 10
+    with pytest.raises(SessionEndedError, match="lived its 3600 s"):
+        bench.exchange.start(ASK)
 
 
 def test_short_idle_times_leave_a_smaller_margin(start: Any) -> None:
