@@ -144,7 +144,7 @@ class Connection:
 
     async def _handshake(self) -> None:
         while self._hello is None:
-            self._feed(await self._receive())
+            await self._feed(await self._receive())
         runtime = self._shared.runtime
         prepared = self._channel.prepare(runtime.key.public, runtime.identity)
         made = await self._make_evidence(prepared.expected)
@@ -154,7 +154,7 @@ class Connection:
         self._channel.send_hello(made.evidence)
         self._flush()
         while self._session is None:
-            self._feed(await self._receive())
+            await self._feed(await self._receive())
 
     async def _make_evidence(self, expected: ExpectedBinding) -> SessionEvidence:
         """Wait for evidence, and for the peer's going, whichever is first."""
@@ -164,7 +164,7 @@ class Connection:
             await asyncio.wait((making, reading), return_when=asyncio.FIRST_COMPLETED)
             if not making.done():
                 # Nothing may come now but an alert or the end, and both are the end.
-                self._feed(await self._receive())
+                await self._feed(await self._receive())
                 raise _Over(Ending.PEER_GONE)
             return making.result()
         except (UnavailableError, MalformedError) as error:
@@ -199,15 +199,22 @@ class Connection:
             raise _Over(Ending.DONE if self._channel.close_sent else Ending.PEER_GONE)
         return data
 
-    def _feed(self, data: bytes) -> None:
+    async def _feed(self, data: bytes) -> None:
         """Take the peer's bytes, and send what they cause.
 
         Raises:
             _Over: They break the rules, or end the connection.
         """
+        clock = self._shared.clock
+        turn = clock() + TURN_SECONDS
         try:
             for event in self._channel.receive_data(data):
                 self._event(event)
+                if clock() > turn:
+                    # Nothing else touches what this channel receives, so it can wait here.
+                    self._flush()
+                    await asyncio.sleep(0)
+                    turn = clock() + TURN_SECONDS
         except MalformedError as error:
             self._channel.close(CloseReason.PROTOCOL)
             raise _Over(Ending.MALFORMED) from error
@@ -241,10 +248,7 @@ class Connection:
                 await self._room_to_write()
             data = await self._receive()
             if data:
-                begun = self._shared.clock()
-                self._feed(data)
-                if self._shared.clock() - begun > TURN_SECONDS:
-                    await asyncio.sleep(0)
+                await self._feed(data)
             elif not self._channel.finished:
                 # The peer has said close and ended its direction; ours ends with the last answer.
                 await self._room_to_write()
