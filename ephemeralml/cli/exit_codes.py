@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from enum import IntEnum
 
+from ephemeralml.attestation.verdict import Verdict
 from ephemeralml.errors import (
     EphemeralError,
     IncompleteError,
@@ -71,3 +72,8 @@ def of_error(error: EphemeralError) -> ExitCode:
         if isinstance(error, kind):
             return code
     return ExitCode.INTERNAL
+
+
+def of_verdict(verdict: Verdict) -> ExitCode:
+    """Return the exit code that *verdict* means."""
+    return ExitCode[verdict.name] if verdict is not Verdict.VERIFIED else ExitCode.OK

@@ -6,19 +6,11 @@ from typing import TYPE_CHECKING, Any
 from ephemeralml import clock
 from ephemeralml.attestation.appraisal import Appraisal
 from ephemeralml.attestation.policy import Policy, section_name
-from ephemeralml.attestation.verdict import Row, Status, Verdict, printable
-from ephemeralml.cli.exit_codes import ExitCode
+from ephemeralml.attestation.verdict import Row, Status, printable
 from ephemeralml.receipt.codes import fix
 
 if TYPE_CHECKING:
     import rich.console
-
-EXIT_OF_VERDICT = {
-    Verdict.VERIFIED: ExitCode.OK,
-    Verdict.REJECTED: ExitCode.REJECTED,
-    Verdict.MALFORMED: ExitCode.MALFORMED,
-    Verdict.INCOMPLETE: ExitCode.INCOMPLETE,
-}
 
 _MARKS = {Status.PASS: ("✓", "green"), Status.FAIL: ("✗", "red"), Status.SKIP: ("–", "dim")}
 _LAYERS = {

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ephemeralml.attestation.verdict import Verdict
 from ephemeralml.cli import console, verify_inputs
-from ephemeralml.cli.exit_codes import ExitCode, of_error
+from ephemeralml.cli.exit_codes import ExitCode, of_error, of_verdict
 from ephemeralml.cli.verify_inputs import Request
 from ephemeralml.errors import EphemeralError, MalformedError
 from ephemeralml.receipt.codes import Warn
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     from ephemeralml.attestation.sidecar import Sidecar
     from ephemeralml.receipt.claims import AirClaims
 
-_EXIT = {
-    Verdict.VERIFIED: ExitCode.OK,
-    Verdict.REJECTED: ExitCode.REJECTED,
-    Verdict.MALFORMED: ExitCode.MALFORMED,
-    Verdict.INCOMPLETE: ExitCode.INCOMPLETE,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of one file: a result, or why there is none."""
@@ -47,7 +38,7 @@ class Outcome:
     def code(self) -> ExitCode:
         """The exit code that this file alone would give."""
         if self.result is not None:
-            return _EXIT[self.result.verdict]
+            return of_verdict(self.result.verdict)
         assert self.error is not None
         return of_error(self.error)
 

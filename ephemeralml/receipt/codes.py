@@ -258,6 +258,7 @@ WARNINGS = MappingProxyType(
         Warn.MANIFEST_FILES_UNCHECKED: "the manifest was checked, the model files it lists were not",
         "WARN_COMPAT_BINDING": "the evidence binds the key in the form of earlier deployments",
         "WARN_REVOCATION_UNCHECKED": "no revocation list was consulted",
+        "WARN_REVOKED_LATER": "a certificate was revoked after the time in question, at the date shown",
         "WARN_MEASUREMENT_PINNING_BYPASSED": "a development policy pins no measurement",
         "WARN_AUDIENCE_PINNING_SKIPPED": "no audience is pinned",
         "WARN_TRAILING_BYTES": "the quote carries unsigned bytes behind it",

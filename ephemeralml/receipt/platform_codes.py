@@ -27,6 +27,7 @@ PLATFORM_FIXES = MappingProxyType(
         ),
         "TRUST_ANCHOR_MISSING": "give --policy that names the trust root of this platform",
         "REVOCATION_CHECK_UNAVAILABLE": "give --collateral with the revocation lists that the policy requires",
+        "COLLATERAL_ALTERED": "a file of the collateral folder is not the one its index lists: fetch the folder again",
         "POLICY_MEASUREMENT_PINNING_DISABLED": "add an allowed tuple of measurements to the policy",
         "POLICY_AUDIENCE_PIN_REQUIRED": "name the audience in the policy",
         "POLICY_EXPIRED": "get the policy's current version from whoever signs it",

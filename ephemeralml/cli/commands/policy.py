@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ephemeralml.cli import console
-from ephemeralml.cli.exit_codes import Exit, ExitCode
+from ephemeralml.cli.exit_codes import Exit, ExitCode, of_verdict
 
 if TYPE_CHECKING:
     from ephemeralml.attestation.policy import Policy
@@ -122,7 +122,7 @@ def check(
     from ephemeralml.attestation.recognise import evidence_of
     from ephemeralml.attestation.verify import verify_evidence
     from ephemeralml.cli import policy_inputs
-    from ephemeralml.cli.render_policy import EXIT_OF_VERDICT, print_appraisal
+    from ephemeralml.cli.render_policy import print_appraisal
     from ephemeralml.cli.verify_inputs import time_option
 
     time = time_option(at)
@@ -143,8 +143,8 @@ def check(
     style = "bold green" if verdict.value == "verified" else "bold red"
     text = f"{verdict.value}, assurance {appraisal.assurance.label}: the policy {accepted} this document"
     console.current().result(document, lambda out: print_appraisal(out, appraisal, text, style))
-    if EXIT_OF_VERDICT[verdict] is not ExitCode.OK:
-        raise Exit(EXIT_OF_VERDICT[verdict])
+    if (code := of_verdict(verdict)) is not ExitCode.OK:
+        raise Exit(code)
 
 
 def _show(policy: "Policy", written: Path | None = None) -> None:
