@@ -7,6 +7,7 @@ keys, and whoever relied on it must hear so.
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -27,6 +28,7 @@ _MAX_READY_BYTES = 1_048_576
 _MAX_LINE_BYTES = 8_192
 _TAIL_LINES = 40
 _JOIN_SECONDS = 2.0
+_LOOK_SECONDS = 0.25
 
 OnLine = Callable[[str, str], None]
 """Called with a child's name and one line of its stderr, from that child's own thread."""
@@ -233,16 +235,15 @@ class Supervisor:
         Raises:
             ChildFailedError: A child ended although nobody asked it to.
         """
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while True:
-            try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                child = self._ended.get(timeout=left)
-            except queue.Empty:
-                return
-            if not child.stopping:
-                child.join(_JOIN_SECONDS)
-                raise child.failure()
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            # Never for long: a signal that comes just before a thread falls asleep does
+            # not wake it, and its Python handler runs only once the thread is awake.
+            with contextlib.suppress(queue.Empty):
+                child = self._ended.get(timeout=min(left, _LOOK_SECONDS))
+                if not child.stopping:
+                    child.join(_JOIN_SECONDS)
+                    raise child.failure()
 
     def stop(self) -> None:
         """Stop every child, last started first: ask, wait, then kill its group."""

@@ -70,8 +70,8 @@ def local(
         whole.enter_context(_signals_interrupt())
         with console.current().progress() as progress:
             stack = whole.enter_context(local_stack(request, progress))
-        _announce(stack)
         try:
+            _announce(stack)
             stack.supervisor.wait(seconds)
         except ChildFailedError as error:
             raise child_error(error) from error
