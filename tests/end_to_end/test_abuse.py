@@ -248,6 +248,7 @@ async def abuse(folder: Path, count: int) -> None:
             await weather(runtime, count, 7)
             await settled(runtime, idle + 1)
             after = runtime.resident_kib
+            print(f"RSS {before} KiB before, {after} KiB after {count}")
             assert after <= before * 1.1, f"{before} KiB before, {after} KiB after {count} connections"
             await is_honest(runtime.address, random.Random(0))
         assert runtime.process.poll() is None
