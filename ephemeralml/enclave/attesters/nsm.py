@@ -6,11 +6,13 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -92,13 +94,17 @@ class NsmDevice:
             ) from error
         self._ioctl = ioctl
         self._deadline = deadline
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nsm")
+        self._calls: SimpleQueue[tuple[bytes, Future[bytes]] | None] = SimpleQueue()
+        # A daemon: a driver that never answers must not keep a stopping process.
+        self._worker = threading.Thread(target=self._work, name="nsm", daemon=True)
+        self._worker.start()
 
     def exchange(self, request: bytes) -> bytes:
         """Hand *request* to the driver; errors as `NsmTransport.exchange`."""
         if len(request) > MAX_REQUEST_BYTES:
             raise RuntimeError(f"an NSM request of {len(request)} bytes")
-        pending = self._worker.submit(self._call, request)
+        pending: Future[bytes] = Future()
+        self._calls.put((request, pending))
         try:
             return pending.result(self._deadline)
         except FutureTimeoutError as error:
@@ -106,6 +112,18 @@ class NsmDevice:
             raise UnavailableError(f"the NSM gave no answer within {self._deadline:g} s") from error
         except OSError as error:
             raise UnavailableError(f"the NSM driver refused: {error.strerror}") from error
+
+    def _work(self) -> None:
+        """Make one call after the other, until `close`."""
+        while (call := self._calls.get()) is not None:
+            request, pending = call
+            if not pending.set_running_or_notify_cancel():
+                continue  # nobody waits any more
+            try:
+                pending.set_result(self._call(request))
+            except (OSError, UnavailableError) as error:
+                pending.set_exception(error)
+        os.close(self._descriptor)
 
     def _call(self, request: bytes) -> bytes:
         """Make the one ioctl: two pairs of address and length, request then response."""
@@ -127,8 +145,7 @@ class NsmDevice:
 
     def close(self) -> None:
         """Close the device once a call in progress has ended; does not wait for it."""
-        self._worker.submit(os.close, self._descriptor)
-        self._worker.shutdown(wait=False)
+        self._calls.put(None)
 
 
 class NsmSocket:

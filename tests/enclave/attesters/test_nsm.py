@@ -107,6 +107,24 @@ def test_a_silent_driver_meets_the_deadline() -> None:
         gate.set()
 
 
+def test_calls_that_nobody_waits_for_are_not_made() -> None:
+    gate = threading.Event()
+    made: list[int] = []
+
+    def slow(descriptor: int, number: int, argument: bytearray) -> int:
+        made.append(1)
+        gate.wait(10)
+        return 0
+
+    with device(slow, deadline=0.05) as nsm:
+        for _ in range(3):
+            with pytest.raises(UnavailableError, match="within"):
+                nsm.exchange(b"\x60")
+        gate.set()
+    nsm._worker.join(5)
+    assert len(made) == 1
+
+
 def test_a_refusing_driver_is_unavailable() -> None:
     def refusing(descriptor: int, number: int, argument: bytearray) -> int:
         raise OSError(22, "Invalid argument")
@@ -243,6 +261,6 @@ def test_closing_the_device_closes_its_descriptor() -> None:
     nsm = NsmDevice(Path("/dev/null"), ioctl=FakeNsmDriver(lambda _: b""))
     descriptor = nsm._descriptor
     nsm.close()
-    nsm._worker.shutdown(wait=True)
+    nsm._worker.join(5)
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(descriptor)
