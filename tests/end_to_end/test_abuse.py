@@ -242,7 +242,7 @@ async def abuse(folder: Path, count: int) -> None:
             idle = runtime.descriptors
             # The first storms fill allocators, caches and thread stacks; from there on it must be flat.
             for seed in range(2):
-                await weather(runtime, min(count, 200), seed)
+                await weather(runtime, min(count, 150), seed)
             await settled(runtime, idle + 1)
             before = runtime.resident_kib
             await weather(runtime, count, 7)
