@@ -25,7 +25,11 @@ from tests.fakes.nsm_ioctl import FakeNsmDriver
 CONFIG = RuntimeConfig.parse(config_source())
 AUTHORITY = Authority.ephemeral()
 PCRS = measure(CONFIG.source, AUTHORITY.id)
-NOW = AppraisalTime(TimeBasis.NOW, clock.now(), "clock")
+
+
+def now() -> AppraisalTime:
+    """The present, read when a test runs: a suite takes longer than a document stays fresh."""
+    return AppraisalTime(TimeBasis.NOW, clock.now(), "clock")
 
 
 def binding() -> ExpectedBinding:
@@ -51,7 +55,7 @@ def test_a_document_through_the_ioctl_verifies(device: NsmDevice) -> None:
         expected=expected,
         policy=Policy.accept_local(roots=AUTHORITY.roots),
         roots=AUTHORITY.roots,
-        at=NOW,
+        at=now(),
         live=True,
     ).require()
     assert verified.digest == made.digest
@@ -68,7 +72,7 @@ def test_it_does_not_verify_for_another_session(device: NsmDevice) -> None:
             expected=binding(),
             policy=Policy.accept_local(roots=AUTHORITY.roots),
             roots=AUTHORITY.roots,
-            at=NOW,
+            at=now(),
             live=True,
         ).require()
 
