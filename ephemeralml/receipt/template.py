@@ -69,7 +69,7 @@ class ReceiptTemplate:
             self._count += 1
         self._parts[""] = before
 
-    def issue(  # noqa: PLR0913 - the claims that differ
+    def issue(
         self,
         *,
         iat: int,
