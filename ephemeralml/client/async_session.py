@@ -359,8 +359,9 @@ class AsyncStreamedReply:
                     break
         finally:
             await self.close()
-        self._complete = True
-        self._deliver(call.receipted)
+        if not self._complete:
+            self._complete = True
+            self._deliver(call.receipted)
 
     async def read(self) -> bytes:
         """Return the whole body, its receipt verified; errors as when iterating."""

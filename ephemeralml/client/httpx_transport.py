@@ -16,7 +16,13 @@ import httpx
 from ephemeralml.attestation.policy import Policy
 from ephemeralml.attestation.roots import TrustRoots
 from ephemeralml.client.async_session import AsyncSession, AsyncStreamedReply
-from ephemeralml.client.call import REPLY_SECONDS, SessionEndedError, TimedOutError
+from ephemeralml.client.call import (
+    MAX_RESPONSE_BYTES,
+    REPLY_SECONDS,
+    SessionEndedError,
+    TimedOutError,
+    too_large,
+)
 from ephemeralml.client.link import AsyncLink, ConnectError, Link, Target
 from ephemeralml.client.reply import Receipted
 from ephemeralml.client.session import CONNECT_SECONDS, OnReceipt, Session, StreamedReply
@@ -156,8 +162,13 @@ class _Stream(httpx.SyncByteStream):
         self._reply, self._request = reply, request
 
     def __iter__(self) -> Iterator[bytes]:
+        held = _EndMarker()
         with _translated(self._request):
-            yield from self._reply
+            for piece in self._reply:
+                if not held.withholds(piece):
+                    yield piece
+            if held.pieces:
+                yield b"".join(held.pieces)
 
     def close(self) -> None:
         self._reply.close()
@@ -170,12 +181,45 @@ class _AsyncStream(httpx.AsyncByteStream):
         self._reply, self._request = reply, request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        held = _EndMarker()
         with _translated(self._request):
             async for piece in self._reply:
-                yield piece
+                if not held.withholds(piece):
+                    yield piece
+            if held.pieces:
+                yield b"".join(held.pieces)
 
     async def aclose(self) -> None:
         await self._reply.close()
+
+
+class _EndMarker:
+    """Withholds an event stream's end marker until the receipt behind it has been verified.
+
+    SDKs stop reading at the marker, and some let go of the connection there:
+    they would take an answer for complete whose receipt nobody had looked at.
+    """
+
+    MARK = b"data: [DONE]"
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        """What was withheld: the piece that completes the marker, and all behind it."""
+        self._tail = b""
+        self._size = 0
+
+    def withholds(self, piece: bytes) -> bool:
+        """Return whether *piece* has to wait for the end, and keep it if so."""
+        if not self.pieces:
+            seen = self._tail + piece
+            self._tail = seen[1 - len(self.MARK) :]
+            if self.MARK not in seen:
+                return False
+        self._size += len(piece)
+        if self._size > MAX_RESPONSE_BYTES:
+            raise too_large()
+        self.pieces.append(piece)
+        return True
 
 
 class _Timeouts:

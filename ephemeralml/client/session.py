@@ -268,8 +268,9 @@ class StreamedReply:
                     break
         finally:
             self.close()
-        self._complete = True
-        self._deliver(call.receipted)
+        if not self._complete:
+            self._complete = True
+            self._deliver(call.receipted)
 
     def read(self) -> bytes:
         """Return the whole body, its receipt verified; errors as when iterating."""

@@ -1,14 +1,17 @@
 import time
+from itertools import pairwise
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
 
 import ephemeralml
 from ephemeralml.channel import CloseReason
-from ephemeralml.client.httpx_transport import RECEIPT_EXTENSION, async_httpx_client, httpx_client
+from ephemeralml.client.httpx_transport import RECEIPT_EXTENSION, _EndMarker, async_httpx_client, httpx_client
 from ephemeralml.errors import IncompleteError, MalformedError, RejectedError
 from tests.client.conftest import Start, settled, until
 from tests.client.test_checks import RECEIPTS, publishers
@@ -25,6 +28,16 @@ def sdk(runtime: FakeRuntime, *, retries: int = 2, seen: list[Any] | None = None
         runtime.target, policy=runtime.policy(**policy), on_receipt=seen.append if seen is not None else None
     )
     return OpenAI(api_key="unused", base_url="http://enclave/v1", http_client=client, max_retries=retries)
+
+
+SDK_REFUSAL = (RejectedError, openai.APIConnectionError)
+"""Releases 2.x of the SDK wrap whatever is raised."""
+
+
+def refusal(error: BaseException) -> RejectedError:
+    found = error if isinstance(error, RejectedError) else error.__cause__
+    assert isinstance(found, RejectedError)
+    return found
 
 
 # -- plain httpx
@@ -119,6 +132,35 @@ def test_wrongly_signed_event_stream_raises_at_its_end(start: Start) -> None:
         client.stream("POST", "/v1/chat/completions", json=TALK) as response,
     ):
         list(response.iter_raw())
+
+
+@pytest.mark.parametrize("fault", [None, F.RECEIPT_OTHER_RESPONSE, F.RECEIPT_MISSING])
+def test_end_marker_is_passed_on_only_behind_a_verified_receipt(start: Start, fault: F | None) -> None:
+    runtime, seen, lines = start(*filter(None, (fault,))), [], []
+    with httpx_client(runtime.target, policy=runtime.policy(), on_receipt=seen.append) as client:
+        try:
+            with client.stream("POST", "/v1/chat/completions", json=TALK) as response:
+                for line in response.iter_lines():
+                    lines.append(line)
+                    if line == "data: [DONE]":
+                        break
+        except RejectedError:
+            assert fault is not None
+    assert ("data: [DONE]" in lines) is (fault is None)
+    assert len(seen) == (fault is None)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=60), max_size=8))
+def test_end_marker_is_found_however_it_is_cut(cuts: list[int]) -> None:
+    body = b"data: {}\n\ndata: [DO\n\ndata: [DONE]\n\nbehind"
+    places = sorted({0, len(body), *(min(cut, len(body)) for cut in cuts)})
+    marker, passed = _EndMarker(), b""
+    for begin, end in pairwise(places):
+        piece = body[begin:end]
+        if not marker.withholds(piece):
+            passed += piece
+    assert _EndMarker.MARK not in passed
+    assert passed + b"".join(marker.pieces) == body
 
 
 @pytest.mark.parametrize("end", ["closed", "dropped"])
@@ -231,14 +273,16 @@ def test_sdk_sees_errors_as_its_own(runtime: FakeRuntime) -> None:
 
 def test_sdk_does_not_retry_a_refusal(start: Start) -> None:
     runtime = start(F.RECEIPT_OTHER_RESPONSE)
-    with sdk(runtime) as client, pytest.raises(RejectedError):
+    with sdk(runtime) as client, pytest.raises(SDK_REFUSAL) as caught:
         client.embeddings.create(model="minilm", input="a")
+    assert refusal(caught.value).code == "RESPONSE_HASH_MISMATCH"
     assert len(runtime.prompts) == 1
 
 
 def test_sdk_does_not_retry_a_model_that_the_policy_refuses(runtime: FakeRuntime) -> None:
-    with sdk(runtime, models={"allow": [{"model_id": "talker"}]}) as client, pytest.raises(RejectedError):
+    with sdk(runtime, models={"allow": [{"model_id": "talker"}]}) as client, pytest.raises(SDK_REFUSAL) as caught:
         client.embeddings.create(model="minilm", input="a")
+    assert refusal(caught.value).code == "MODEL_ID_MISMATCH"
     assert runtime.prompts == []
     assert runtime.connections == 1
 

@@ -145,6 +145,8 @@ def test_stream_comes_in_pieces_and_its_receipt_at_the_end(runtime: FakeRuntime)
         assert body == b"".join(sse_events())
         assert streamed.receipted is not None
         assert seen == [streamed.receipted]
+        assert list(streamed) == []
+        assert len(seen) == 1
 
 
 @pytest.mark.parametrize(
