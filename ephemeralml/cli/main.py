@@ -114,7 +114,7 @@ def _root(
     leaves a receipt that anyone can verify offline.
 
     Every option has an environment default, EPHEMERALML_ and its name; an
-    optional ephemeralml.toml sits below both.
+    optional ephemeralml.toml, here or where EPHEMERALML_SETTINGS says, sits below.
     """
     if version:
         from ephemeralml import __version__
@@ -125,7 +125,7 @@ def _root(
 
 def _settings() -> dict[str, Any]:
     """Return the defaults of an optional ``ephemeralml.toml``, one table per command."""
-    path = Path(os.environ.get("EPHEMERALML_CONFIG", "ephemeralml.toml"))
+    path = Path(os.environ.get("EPHEMERALML_SETTINGS", "ephemeralml.toml"))
     if not path.is_file():
         return {}
     try:

@@ -144,3 +144,10 @@ def test_output_survives_a_terminal_without_the_characters() -> None:
     result = run_process("bench", "nonsense-\u202e", env={"PYTHONIOENCODING": "ascii"})
     assert result.exit_code == 2
     assert result.stderr.isascii()
+
+
+def test_the_settings_file_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text('[key.generate]\nout = "mine.pem"\n')
+    monkeypatch.setenv("EPHEMERALML_SETTINGS", str(tmp_path / "mine.toml"))
+    assert run("key", "generate", cwd=tmp_path).exit_code == 0
+    assert (tmp_path / "mine.pem").is_file()
