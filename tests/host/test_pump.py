@@ -15,7 +15,7 @@ from websockets.http11 import USER_AGENT
 from ephemeralml.host.limits import Limits
 from ephemeralml.host.relay import Relay
 from ephemeralml.transport import Address
-from tests.fakes.target import Handler, echo, target
+from tests.fakes.target import Handler, deaf, echo, target
 
 LISTEN = Address.parse("ws://127.0.0.1:0/v1/channel")
 
@@ -217,3 +217,20 @@ async def test_stop_cuts_open_websockets_and_returns() -> None:
             await relay.stop(drain=False)
         with pytest.raises(ConnectionClosed):
             await socket.recv()
+
+
+async def test_a_target_that_never_reads_bounds_what_is_held() -> None:
+    """A message in hand and one behind it, whatever the client offers."""
+    async with relaying(deaf) as (relay, address), _connect(address) as socket:
+        offered = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    await socket.send(bytes(1 << 20))
+                    offered += 1
+        (pump,) = relay._joined
+        assert 0 < pump.waiting[0] <= relay.limits.chunk_bytes
+        held = pump._front._connection.recv_messages.frames  # type: ignore[attr-defined] # a Pump over a websocket
+        assert len(held) <= 1
+        assert offered < 64
+        socket.transport.abort()

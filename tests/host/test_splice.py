@@ -248,3 +248,32 @@ async def test_unread_bytes_of_a_finished_target_are_not_lost() -> None:
                 joined.target.close()
         assert bytes(got) == data
         assert await loop.sock_recv(joined.client, 1) == b""
+
+
+@pytest.mark.parametrize("breaker", ["client", "target"])
+async def test_a_receiver_that_breaks_while_bytes_wait_for_it(joined: Joined, breaker: str) -> None:
+    near, far = (joined.client, joined.target) if breaker == "client" else (joined.target, joined.client)
+    block = bytes(1 << 20)
+    for _ in range(200):
+        with contextlib.suppress(BlockingIOError):
+            far.send(block)
+        await asyncio.sleep(0.001)
+    assert any(joined.splice.waiting)
+    _reset(near)
+    assert await joined.outcome() in {Outcome.RESET, Outcome.DONE}
+    with contextlib.suppress(ConnectionResetError):
+        assert await asyncio.get_running_loop().sock_recv(far, 10) == b""
+
+
+async def test_a_receiver_that_is_gone_when_the_next_bytes_come(joined: Joined) -> None:
+    """What it had said before is still read; then both ends are closed."""
+    joined.splice.down.stop()  # as if its end had not been noticed yet
+    joined.target.close()
+    joined.splice.down.finished = False
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            joined.client.send(b"anyone?")
+        await asyncio.sleep(0.02)
+    assert joined.splice.up.finished
+    joined.splice.down.start()
+    assert await joined.outcome() in {Outcome.RESET, Outcome.DONE}
