@@ -12,11 +12,12 @@ from tests.fakes.runtime import FakeRuntime
 Start = Callable[..., FakeRuntime]
 
 
-def settled(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds; five seconds at most."""
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
+def settled(condition: Callable[[], bool], *, seconds: float = 5) -> None:
+    """Wait until *condition* holds, but not for ever."""
+    deadline = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.005)
+    assert holds
 
 
 async def until(condition: Callable[[], bool]) -> None:
