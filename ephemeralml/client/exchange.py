@@ -107,8 +107,8 @@ class Exchange:
 
     @property
     def over(self) -> bool:
-        """Whether no request can be sent any more."""
-        return self.fault is not None or self._channel.close_sent or self._channel.peer_close is not None
+        """Whether no request can be sent any more; the peer's close is answered with ours at once."""
+        return self.fault is not None or self._channel.close_sent
 
     @property
     def finished(self) -> bool:
@@ -147,7 +147,7 @@ class Exchange:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> list[Call]:
         """Take bytes from the peer; return the calls for which something changed."""
-        if self.fault is not None or self._channel.state is State.FAILED:
+        if self.finished:
             return []
         changed: dict[int, Call] = {}
         try:
@@ -162,13 +162,13 @@ class Exchange:
 
     def eof_received(self) -> list[Call]:
         """Note that the peer's bytes have ended; return the calls that this ended."""
-        if self.fault is not None or self._channel.state is State.FAILED:
+        if self.finished:
             return []
         try:
             self._channel.eof_received()
         except EphemeralError as error:
             return self._fail(error, {})
-        if self._channel.peer_close is not None and not self.awaited:
+        if self._channel.peer_close is not None:
             return []
         return self._fail(TruncatedError("the connection ended"), {})
 
