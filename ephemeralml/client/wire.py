@@ -66,7 +66,7 @@ class Wire:
             self._queue_output()
             alone = not self._reading
             self._reading = True
-        self._flush()
+        self._flush(_CLOSE_SECONDS)
         deadline = time.monotonic() + _CLOSE_SECONDS
         # A courtesy to the peer, whose close ends the connection cleanly; nothing of ours depends on it.
         while alone and not self.exchange.finished and (left := deadline - time.monotonic()) > 0:
@@ -92,7 +92,7 @@ class Wire:
                 self._wait_locked(None, lambda: not self.exchange.full or self.exchange.over, deadline)
             call = self.exchange.start(ask, selection, live=live)
             self._queue_output()
-        self._flush()
+        self._flush(min(_SEND_SECONDS, max(0.0, deadline - time.monotonic())))
         return call
 
     def look(self) -> None:
@@ -200,8 +200,11 @@ class Wire:
         if data:
             self._outgoing.append(data)
 
-    def _flush(self) -> None:
+    def _flush(self, seconds: float = _SEND_SECONDS) -> None:
         """Send what is queued, in the order in which it was sealed.
+
+        A peer that takes none of it for *seconds* is lost: half a record may
+        have gone, and nothing could follow that.
 
         A thread that finds another one sending leaves its bytes to it: that one
         looks again after it has let go.
@@ -212,7 +215,7 @@ class Wire:
                     data = self._outgoing.popleft() if len(self._outgoing) == 1 else b"".join(self._outgoing)
                     self._outgoing.clear()
                 if data:
-                    self._stream.send(data, timeout=_SEND_SECONDS)
+                    self._stream.send(data, timeout=seconds)
             except UnavailableError as error:
                 with self.lock:
                     self._outgoing.clear()

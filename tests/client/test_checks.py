@@ -242,6 +242,13 @@ def test_production_policy_refuses_a_software_tee(
     assert runtime.requests == []
 
 
+def test_software_tee_is_never_production_whatever_the_policy_takes(start: Start) -> None:
+    runtime = start(F.IDENTITY_PRODUCTION)
+    with pytest.raises(RejectedError, match="a software TEE calls itself 'production'") as caught:
+        connect(runtime.target, policy=runtime.policy(security_modes=["production", "evaluation"]))
+    assert (caught.value.code, caught.value.expected) == ("SECURITY_MODE_MISMATCH", "evaluation")
+
+
 def test_insecure_policy_accepts_a_software_tee_and_nothing_that_calls_itself_production(start: Start) -> None:
     with connect(start().target, policy=Policy.accept_local()) as session:
         assert session.attested.verified.software

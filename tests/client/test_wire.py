@@ -31,8 +31,10 @@ class Spoilt:
         self.before_send: Callable[[], None] = lambda: None
         self.before_receive: Callable[[], None] = lambda: None
         self.closed = False
+        self.limits: list[float | None] = []
 
     def send(self, data: Any, timeout: float | None = None) -> None:
+        self.limits.append(timeout)
         self.before_send()
         self.peer.feed(bytes(data))
         if self.memory.sent:
@@ -89,6 +91,16 @@ def test_stream_that_breaks_while_sending(runtime: FakeRuntime) -> None:
         session.get("/healthz")
     session.close()
     assert stream.closed
+
+
+def test_peer_that_takes_nothing_is_not_waited_for_beyond_the_callers_time(runtime: FakeRuntime) -> None:
+    stream, session = begin(runtime)
+    stream.before_send = fails(DeadlineError("nothing could be sent"))
+    with pytest.raises(TruncatedError, match="nothing could be sent"):
+        session.post("/v1/embeddings", json=ASKED, timeout=0.5)
+    assert stream.limits[-1] is not None
+    assert 0 < stream.limits[-1] <= 0.5
+    session.close()
 
 
 def test_interrupted_caller_cancels_its_request(runtime: FakeRuntime) -> None:
