@@ -50,7 +50,7 @@ async def async_connect(
     exchange = Exchange(policy=policy, roots=roots, nonce=nonce, manifests=manifests)
     session = AsyncSession(await open_stream(Address.parse(target), timeout=timeout), exchange, on_receipt=on_receipt)
     try:
-        await session.handshake(timeout)
+        await session.handshake(min(timeout, CONNECT_SECONDS))
     except BaseException:
         await session.abort()
         raise

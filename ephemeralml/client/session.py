@@ -40,7 +40,7 @@ def connect(
         policy: What is accepted, `Policy.load` for instance.
         roots: Trust roots instead of the policy's own.
         nonce: The session's 32-byte nonce; drawn at random if None.
-        timeout: Seconds for the connection, and again for the handshake.
+        timeout: Seconds for the connection, and again, 15 at most, for the handshake.
         on_receipt: Called with every verified receipt, before its reply is returned.
         manifests: Verified manifests to share with other sessions under the same policy.
 
@@ -53,7 +53,7 @@ def connect(
     exchange = Exchange(policy=policy, roots=roots, nonce=nonce, manifests=manifests)
     wire = Wire(dial(Address.parse(target), timeout=timeout), exchange)
     try:
-        wire.handshake(timeout)
+        wire.handshake(min(timeout, CONNECT_SECONDS))
     except BaseException:
         wire.abort()
         raise

@@ -95,6 +95,13 @@ def test_silent_runtime_is_not_waited_for_beyond_the_time_given(start: Start) ->
         connect(runtime.target, policy=runtime.policy(), timeout=0.2)
 
 
+def test_no_runtime_is_waited_for_beyond_fifteen_seconds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ephemeralml.client.session.CONNECT_SECONDS", 0.2)
+    runtime = start(F.SILENT)
+    with pytest.raises(TimedOutError, match="within 0.2 s"):
+        connect(runtime.target, policy=runtime.policy(), timeout=600)
+
+
 def test_an_alert_is_shown_escaped_and_marked(start: Start) -> None:
     runtime = start(F.ALERT)
     with pytest.raises(UnavailableError, match=r'unauthenticated alert 5 \(busy\): "try\\x1b later"'):
