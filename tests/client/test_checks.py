@@ -98,7 +98,7 @@ def test_silent_runtime_is_not_waited_for_beyond_the_time_given(start: Start) ->
 def test_no_runtime_is_waited_for_beyond_fifteen_seconds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ephemeralml.client.session.CONNECT_SECONDS", 0.2)
     runtime = start(F.SILENT)
-    with pytest.raises(TimedOutError, match="within 0.2 s"):
+    with pytest.raises(TimedOutError, match=r"within 0\.2 s"):
         connect(runtime.target, policy=runtime.policy(), timeout=600)
 
 

@@ -1,3 +1,6 @@
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -7,9 +10,9 @@ from ephemeralml.client.call import Ask, SessionEndedError
 from ephemeralml.client.link import AsyncLink, ConnectError, Link, Target
 from ephemeralml.client.reply import Reply
 from ephemeralml.client.session import Session
-from ephemeralml.errors import MalformedError, RejectedError
+from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from tests.client.conftest import Start
-from tests.fakes.runtime import FakeRuntime
+from tests.fakes.runtime import FakeRuntime, embedding
 from tests.fakes.runtime import RuntimeFault as F
 
 ASKED = {"model": "minilm", "input": "the secret prompt"}
@@ -111,3 +114,41 @@ def test_no_prompt_and_no_token_in_what_is_printed_for_programmers(runtime: Fake
     with_secrets += [reply, reply.receipted, reply.receipted.attested if reply.receipted else None]
     link.close()
     assert "secret" not in "".join(map(repr, with_secrets))
+
+
+def test_cut_connections_under_load_lose_replies_and_nothing_else(runtime: FakeRuntime) -> None:
+    """Sixteen threads, connections cut and closed under them: each call ends, and no prompt is sent twice."""
+    link, stop = Link(Target(runtime.target, runtime.policy())), threading.Event()
+    replies: list[str] = []
+    lost: list[Exception] = []
+
+    def ask(number: int) -> None:
+        for turn in range(30):
+            text = f"{number}/{turn}"
+            body = {"model": "minilm", "input": text}
+            try:
+                reply = link.ask(lambda session, body=body: session.post("/v1/embeddings", json=body, timeout=20))
+            except UnavailableError as error:
+                lost.append(error)
+            else:
+                assert reply.json()["data"][0]["embedding"] == embedding(text)
+                replies.append(text)
+
+    def cut() -> None:
+        while not stop.wait(0.02):
+            runtime.drop_connections()
+            if not stop.wait(0.02):
+                runtime.close_sessions()
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(ask, range(16)))
+    stop.set()
+    cutter.join()
+    link.close()
+    sent = [json.loads(body)["input"] for body in runtime.prompts]
+    assert len(sent) == len(set(sent))
+    assert len(replies) + len(lost) == 16 * 30
+    assert set(replies) <= set(sent)
+    assert len(replies) > 100

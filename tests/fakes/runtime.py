@@ -117,6 +117,7 @@ class FakeRuntime:
         self.cancelled = threading.Event()
         self.released = threading.Event()
         self._live: set[Connection] = set()
+        self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.target = f"tcp://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -161,12 +162,12 @@ class FakeRuntime:
 
     def close_sessions(self, reason: CloseReason = CloseReason.DRAINING) -> None:
         """Say close on every connection, as an idle or draining runtime does."""
-        for connection in list(self._live):
+        for connection in self._connected():
             connection.say_close(reason)
 
     def drop_connections(self) -> None:
         """Cut every connection without a word."""
-        for connection in list(self._live):
+        for connection in self._connected():
             connection.drop()
 
     def close(self) -> None:
@@ -193,13 +194,19 @@ class FakeRuntime:
                 return
             self.connections += 1
             connection = Connection(self, sock)
-            self._live.add(connection)
+            with self._lock:
+                self._live.add(connection)
             thread = threading.Thread(target=connection.serve)
             self._threads.append(thread)
             thread.start()
 
     def ended(self, connection: "Connection") -> None:
-        self._live.discard(connection)
+        with self._lock:
+            self._live.discard(connection)
+
+    def _connected(self) -> list["Connection"]:
+        with self._lock:
+            return list(self._live)
 
 
 class Connection:
