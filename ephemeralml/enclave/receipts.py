@@ -9,7 +9,7 @@ from ephemeralml.enclave.attesters.base import SessionEvidence
 from ephemeralml.enclave.keys import ReceiptKey
 from ephemeralml.enclave.models import SCHEME, ServedModel
 from ephemeralml.receipt.claims import AirClaims, Measurements
-from ephemeralml.receipt.template import ReceiptTemplate
+from ephemeralml.receipt.template import ReceiptTemplate, Variable
 
 _ZERO = bytes(32)
 
@@ -60,16 +60,17 @@ class SessionReceipts:
     ) -> bytes:
         """Return the receipt of one finished request and count it."""
         self.prepare(model)
-        receipt = self._templates[model].issue(
+        values = Variable(
             iat=self._boot.unix_time(),
             cti=os.urandom(16),
+            eat_nonce=nonce,
             request_hash=request_hash,
             response_hash=response_hash,
             sequence_number=self.issued,
             execution_time_ms=execution_ms,
             memory_peak_mb=peak_mebibytes(),
-            eat_nonce=nonce,
         )
+        receipt = self._templates[model].write(values, self._boot.key.signing)
         self.issued += 1
         return receipt
 
@@ -93,7 +94,7 @@ class SessionReceipts:
             memory_peak_mb=0,
             security_mode=boot.security_mode,
         )
-        return ReceiptTemplate(claims, boot.key.signing)
+        return ReceiptTemplate(claims)
 
 
 def peak_mebibytes() -> int:

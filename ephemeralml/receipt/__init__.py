@@ -2,7 +2,7 @@
 
 from ephemeralml.receipt.claims import AirClaims, Measurements
 from ephemeralml.receipt.issue import issue
-from ephemeralml.receipt.live import ModelEntry, verify_live
+from ephemeralml.receipt.live import LiveReceipts, ModelEntry, verify_live
 from ephemeralml.receipt.policy import ReceiptPolicy
 from ephemeralml.receipt.replay import MemoryReplayStore, ReplayStore, SqliteReplayStore
 from ephemeralml.receipt.result import ReceiptResult, VerifiedReceipt
@@ -11,6 +11,7 @@ from ephemeralml.receipt.verify import verify_receipt
 
 __all__ = [
     "AirClaims",
+    "LiveReceipts",
     "Measurements",
     "MemoryReplayStore",
     "ModelEntry",

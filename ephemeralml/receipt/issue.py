@@ -24,6 +24,13 @@ def issue(claims: AirClaims, key: PrivateKey) -> bytes:
     Raises:
         MalformedError: A claim breaks a rule; the code is that of section 9.
     """
+    check(claims)
+    payload = claims.encode()
+    return cose.encode(PROTECTED, payload, cose.sign_eddsa(key, PROTECTED, payload), tagged=True)
+
+
+def check(claims: AirClaims) -> None:
+    """Refuse claims that break a rule of sections 3 and 4; errors as `issue`."""
     _refuse_types(claims)
     found = chain(
         rules.cti(claims),
@@ -36,8 +43,6 @@ def issue(claims: AirClaims, key: PrivateKey) -> bytes:
     )
     for fault in found:
         raise MalformedError(f"no receipt can state this: {fault.detail}", code=fault.code)
-    payload = claims.encode()
-    return cose.encode(PROTECTED, payload, cose.sign_eddsa(key, PROTECTED, payload), tagged=True)
 
 
 def _refuse_types(claims: AirClaims) -> None:

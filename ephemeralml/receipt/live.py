@@ -1,19 +1,21 @@
 """Accepting a receipt in a live session: channel, section 4, last but one paragraph."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ephemeralml.attestation.evidence import MeasurementType
 from ephemeralml.attestation.verdict import Assurance, Status, printable
+from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import RejectedError
 from ephemeralml.receipt import codes
 from ephemeralml.receipt.claims import AirClaims
 from ephemeralml.receipt.codes import Code, Fault, LiveCode
 from ephemeralml.receipt.envelope import open_receipt
 from ephemeralml.receipt.platform import registers_faults
-from ephemeralml.receipt.policy import ReceiptPolicy, check_policy
+from ephemeralml.receipt.policy import DEFAULT_SKEW_SECONDS, ReceiptPolicy, check_policy
 from ephemeralml.receipt.result import VerifiedReceipt
 from ephemeralml.receipt.rules import Profile
+from ephemeralml.receipt.template import ReceiptTemplate
 from ephemeralml.receipt.trail import PLATFORM, POLICY, Trail
 from ephemeralml.receipt.verify import check_claims, check_signature
 
@@ -26,6 +28,68 @@ class ModelEntry:
     model_version: str
     model_hash: bytes
     scheme: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveReceipts:
+    """Accepts one session's receipts; the facts of the session are its fields.
+
+    The first receipt about a model is judged by `verify_live`. It states all
+    that the later ones must repeat byte for byte, so of those only what varies
+    is read and compared; whatever is not exactly as expected goes to
+    `verify_live` again, which accepts it or says what is wrong.
+    """
+
+    session_key: bytes
+    document_digest: bytes
+    measurement_type: MeasurementType | None
+    registers: Mapping[str, bytes]
+    security_mode: str
+    assurance: Assurance = Assurance.RECEIPT
+    _known: dict[ModelEntry, tuple[ReceiptTemplate, VerifiedReceipt]] = field(default_factory=dict, repr=False)
+
+    def accept(
+        self,
+        receipt: bytes,
+        *,
+        model: ModelEntry,
+        request_hash: bytes,
+        response_hash: bytes,
+        nonce: bytes | None,
+        expected_sequence: int,
+        now: int | None,
+    ) -> VerifiedReceipt:
+        """Accept a receipt of this request, or refuse it; as `verify_live`."""
+        known = self._known.get(model)
+        if known is not None and now is not None and now >= 0:
+            template, first = known
+            found = template.read(receipt, PublicKey(self.session_key))
+            if found is not None and found.iat <= now + DEFAULT_SKEW_SECONDS:
+                expected = found._replace(
+                    request_hash=request_hash,
+                    response_hash=response_hash,
+                    eat_nonce=nonce,
+                    sequence_number=expected_sequence,
+                )
+                if found == expected:
+                    return replace(first, claims=replace(first.claims, **found._asdict()), receipt=receipt)
+        verified = verify_live(
+            receipt,
+            session_key=self.session_key,
+            document_digest=self.document_digest,
+            measurement_type=self.measurement_type,
+            registers=self.registers,
+            security_mode=self.security_mode,
+            model=model,
+            request_hash=request_hash,
+            response_hash=response_hash,
+            nonce=nonce,
+            expected_sequence=expected_sequence,
+            now=now,
+            assurance=self.assurance,
+        )
+        self._known[model] = ReceiptTemplate(verified.claims), verified
+        return verified
 
 
 def verify_live(  # noqa: PLR0913 - one argument per thing that is compared

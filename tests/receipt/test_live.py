@@ -7,7 +7,7 @@ import pytest
 from ephemeralml.attestation.evidence import MeasurementType
 from ephemeralml.attestation.verdict import Assurance
 from ephemeralml.errors import RejectedError
-from ephemeralml.receipt import ModelEntry, VerifiedReceipt, verify_live
+from ephemeralml.receipt import LiveReceipts, ModelEntry, VerifiedReceipt, verify_live
 from tests.vectors.receipt.generate import broken
 from tests.vectors.receipt.lab import IAT, NONCE, OTHER_KEY, PUBLIC, REGISTERS, claims, seal
 
@@ -28,8 +28,19 @@ SESSION: dict[str, Any] = {
 }
 
 
+FACTS = ("session_key", "document_digest", "measurement_type", "registers", "security_mode")
+
+
 def accept(receipt: bytes, **changes: Any) -> VerifiedReceipt:
     return verify_live(receipt, **{**SESSION, **changes})
+
+
+def session() -> LiveReceipts:
+    """A session that has accepted a receipt about the model before."""
+    receipts = LiveReceipts(**{name: SESSION[name] for name in FACTS})
+    request = {name: value for name, value in SESSION.items() if name not in FACTS}
+    receipts.accept(seal(claims(sequence_number=6).encode()), **{**request, "expected_sequence": 6})
+    return receipts
 
 
 def test_the_receipt_of_this_request_is_accepted() -> None:
@@ -72,6 +83,36 @@ def test_anything_else_is_refused_with_its_code(changes: dict[str, Any], code: s
     with pytest.raises(RejectedError) as caught:
         accept(seal(GOOD.encode()), **changes)
     assert caught.value.code == code
+    if not set(changes) & set(FACTS):
+        request = {name: value for name, value in SESSION.items() if name not in FACTS}
+        with pytest.raises(RejectedError) as caught:
+            session().accept(seal(GOOD.encode()), **{**request, **changes})
+        assert caught.value.code == code
+
+
+def test_a_later_receipt_is_the_same_value_as_the_full_verifier_gives() -> None:
+    request = {name: value for name, value in SESSION.items() if name not in FACTS}
+    receipt = seal(claims(execution_time_ms=1 << 40, iat=IAT + 60).encode())
+    later = session().accept(receipt, **request)
+    assert later == accept(receipt)
+
+
+def test_a_later_receipt_with_a_changed_bit_anywhere_is_refused() -> None:
+    receipts = session()
+    request = {name: value for name, value in SESSION.items() if name not in FACTS}
+    good = seal(GOOD.encode())
+    for at in range(len(good)):
+        with pytest.raises(RejectedError):
+            receipts.accept(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :], **request)
+    assert receipts.accept(good, **request).claims == GOOD
+
+
+def test_a_session_whose_clock_is_lost_accepts_nothing() -> None:
+    request = {name: value for name, value in SESSION.items() if name not in FACTS}
+    for now in (None, -1):
+        with pytest.raises(RejectedError) as caught:
+            session().accept(seal(GOOD.encode()), **{**request, "now": now})
+        assert caught.value.code == "CLOCK_ERROR"
 
 
 def test_a_receipt_without_the_nonce_or_the_scheme_is_refused() -> None:
