@@ -76,8 +76,7 @@ class Wire:
     def abort(self) -> None:
         """Let the connection go without a word."""
         self._stream.close()
-        with self.lock:
-            self._wake(self.exchange.lose(TruncatedError("the session was closed here")))
+        self._lose(TruncatedError("the session was closed here"))
 
     def retire(self) -> None:
         """Close as soon as nobody waits for a reply: now, or when the last one has it."""
@@ -186,8 +185,7 @@ class Wire:
         except DeadlineError:
             return
         except UnavailableError as error:
-            with self.lock:
-                self._wake(self.exchange.lose(TruncatedError(error.message)))
+            self._lose(TruncatedError(error.message))
             return
         with self.lock:
             changed = self.exchange.receive_data(data) if data else self.exchange.eof_received()
@@ -217,8 +215,14 @@ class Wire:
                 if data:
                     self._stream.send(data, timeout=seconds)
             except UnavailableError as error:
-                with self.lock:
-                    self._outgoing.clear()
-                    self._wake(self.exchange.lose(TruncatedError(error.message)))
+                self._lose(TruncatedError(error.message))
+            except BaseException:
+                self._lose(TruncatedError("sending was interrupted half-way"))
+                raise
             finally:
                 self._sending.release()
+
+    def _lose(self, error: TruncatedError) -> None:
+        with self.lock:
+            self._outgoing.clear()
+            self._wake(self.exchange.lose(error))

@@ -113,6 +113,17 @@ def test_interrupted_caller_cancels_its_request(runtime: FakeRuntime) -> None:
     assert session.post("/v1/embeddings", json=ASKED).ok
 
 
+def test_caller_interrupted_while_it_sends_takes_the_session_with_it(runtime: FakeRuntime) -> None:
+    stream, session = begin(runtime)
+    stream.before_send = fails(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        session.post("/v1/embeddings", json=ASKED)
+    stream.before_send = lambda: None
+    with pytest.raises(SessionEndedError, match="is over"):
+        session.post("/v1/embeddings", json=ASKED)
+    assert runtime.prompts == []
+
+
 def test_bytes_of_two_threads_leave_in_the_order_in_which_they_were_sealed(runtime: FakeRuntime) -> None:
     stream, session = begin(runtime)
     inside, go_on, held = threading.Event(), threading.Event(), threading.Event()
