@@ -212,6 +212,19 @@ def test_reader_that_falls_behind_is_cancelled_and_the_session_goes_on(bench: Be
     assert bench.exchange.fault is None
 
 
+def test_caller_who_waits_for_the_whole_reply_falls_behind_nothing(bench: Bench) -> None:
+    call = bench.exchange.start(Ask("POST", "/slow", TALK.body))
+    bench.exchange.data_to_send()
+    bench.peer.channel.send(Response(call.stream, 200, {}))
+    for _ in range(3):
+        bench.peer.channel.send(Body(call.stream, bytes(700_000), False))
+        bench.peer.flush()
+        bench.exchange.receive_data(bench.socket.take())
+        bench.at += 40
+    assert not call.done
+    assert call.unread == 2_100_000
+
+
 def test_reply_beyond_what_is_held_is_cancelled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ephemeralml.client.exchange.MAX_RESPONSE_BYTES", 1000)
     call = bench.exchange.start(Ask("POST", "/slow", TALK.body))
