@@ -15,6 +15,7 @@ from ephemeralml.channel.hello import Identity, Limits
 from ephemeralml.channel.key_schedule import BindingInputs
 from ephemeralml.clock import format_rfc3339
 from ephemeralml.errors import MalformedError, RejectedError
+from ephemeralml.receipt.live import LiveReceipts
 
 SECURITY_MODE_MISMATCH = "SECURITY_MODE_MISMATCH"
 _EVALUATION = "evaluation"
@@ -50,6 +51,18 @@ class Attested:
     def warnings(self) -> tuple[str, ...]:
         """Codes that a reader should weigh: the policy's and the evidence's."""
         return tuple(dict.fromkeys((*self.policy.warnings, *self.appraisal.warnings)))
+
+    def receipts(self) -> LiveReceipts:
+        """Return what accepts this session's receipts."""
+        verified = self.verified
+        return LiveReceipts(
+            session_key=verified.receipt_key,
+            document_digest=verified.digest,
+            measurement_type=verified.measurement_type,
+            registers=verified.registers,
+            security_mode=self.identity.security_mode,
+            assurance=verified.assurance,
+        )
 
 
 def verify_offer(

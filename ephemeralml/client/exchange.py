@@ -39,7 +39,7 @@ from ephemeralml.client.manifests import ManifestStore
 from ephemeralml.client.reply import Receipted
 from ephemeralml.client.selection import Selection, select
 from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
-from ephemeralml.receipt.live import ModelEntry, verify_live
+from ephemeralml.receipt.live import LiveReceipts, ModelEntry
 
 RECEIPT_MISSING = "RECEIPT_MISSING"
 RECEIPT_UNEXPECTED = "RECEIPT_UNEXPECTED"
@@ -94,7 +94,8 @@ class Exchange:
         self._channel = ClientChannel(suites=suites, formats=policy.formats, nonce=nonce)
         self._streams: ClientStreams | None = None
         self._calls: dict[int, Call] = {}
-        self._receipts = 0
+        self._receipts: LiveReceipts | None = None
+        self._accepted = 0
         self._lost = False
         self._started = self._last_active = steady()
 
@@ -271,6 +272,7 @@ class Exchange:
             self.attested = verify_offer(
                 event, policy=self.policy, roots=self._roots, collateral=self._collateral, now=self._now()
             )
+            self._receipts = self.attested.receipts()
             self._channel.accept(self.attested.verified)
         elif isinstance(event, AlertReceived):
             raise UnavailableError(f"the runtime refuses the session: {event.describe()}")
@@ -339,25 +341,20 @@ class Exchange:
         """Accept *receipt* under every rule of channel section 4, or raise."""
         if call.entry is None:
             raise RejectedError("a receipt for a request that named no model", code=RECEIPT_UNEXPECTED)
-        attested, entry = self._attested, call.entry
-        verified = verify_live(
+        assert self._receipts is not None
+        entry = call.entry
+        verified = self._receipts.accept(
             receipt,
-            session_key=attested.receipt_key,
-            document_digest=attested.verified.digest,
-            measurement_type=attested.verified.measurement_type,
-            registers=attested.verified.registers,
-            security_mode=attested.identity.security_mode,
             model=ModelEntry(entry.id, entry.version, entry.hash, entry.scheme),
             request_hash=ended.request_hash,
             response_hash=ended.response_hash,
             nonce=call.nonce,
-            expected_sequence=self._receipts,
+            expected_sequence=self._accepted,
             now=int(self._now().timestamp()),
-            assurance=attested.verified.assurance,
         )
-        self._receipts += 1
+        self._accepted += 1
         return Receipted(
-            verified, receipt, attested, ended.request_hash, ended.response_hash, self.manifests.get(entry)
+            verified, receipt, self._attested, ended.request_hash, ended.response_hash, self.manifests.get(entry)
         )
 
     # -- ends
