@@ -123,14 +123,14 @@ class Policy:
         return dsse.seal(PAYLOAD_TYPE, self.document, key)
 
     @classmethod
-    def load(cls, path: Path, *, key: PublicKey | None = None, allow_expired: bool = False) -> "Policy":
+    def load(cls, path: Path | str, *, key: PublicKey | None = None, allow_expired: bool = False) -> "Policy":
         """Read a policy file, judging its expiry by the clock; see `parse`.
 
         Raises:
             UnavailableError: The file cannot be read.
         """
         try:
-            with path.open("rb") as file:
+            with Path(path).open("rb") as file:
                 data = file.read(2 * MAX_POLICY_BYTES + 1)
         except OSError as error:
             raise UnavailableError(f"cannot read policy {path}: {error.strerror}") from error

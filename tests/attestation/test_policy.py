@@ -462,6 +462,7 @@ class TestLoad:
         path = tmp_path / "policy.json"
         path.write_bytes(policy_bytes(policy_document(expires_at="2100-01-01T00:00:00Z")))
         assert Policy.load(path).policy_id == "test"
+        assert Policy.load(str(path)).policy_id == "test"
 
     def test_absent(self, tmp_path: Path) -> None:
         with pytest.raises(UnavailableError):
