@@ -88,7 +88,9 @@ class SqliteReplayStore:
 
         try:
             self._prepare_file()
-            with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as database:
+            # The whole path: SQLite takes some bare names, ``:memory:`` for one, for no file at all.
+            name = self._path.absolute()
+            with closing(sqlite3.connect(name, timeout=_BUSY_SECONDS, isolation_level=None)) as database:
                 # IMMEDIATE takes the write lock before the look-up, so that look-up and record are one step.
                 database.execute("BEGIN IMMEDIATE")
                 self._prepare_schema(database)

@@ -173,3 +173,9 @@ class TestFile:
             store.seen(PUBLIC, CTI)
         holder.close()
         assert store.seen(PUBLIC, CTI)
+
+
+def test_a_name_that_sqlite_takes_for_no_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert SqliteReplayStore(Path(":memory:")).record(PUBLIC, CTI)
+    assert not SqliteReplayStore(Path(":memory:")).record(PUBLIC, CTI)
