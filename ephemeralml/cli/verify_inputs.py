@@ -300,7 +300,8 @@ def receipt_files(arguments: list[Path]) -> list[Path]:
         if not is_folder(argument):
             files.append(argument)
             continue
-        found = sorted(path for path in argument.rglob("*.cbor") if path.is_file())
+        # What cannot be read, a dangling link for one, is an error and never passed over.
+        found = sorted(path for path in argument.rglob("*.cbor") if not is_folder(path))
         if not found:
             raise console.usage(f"the folder {str(argument)!r} holds no *.cbor files")
         files.extend(found)

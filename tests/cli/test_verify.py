@@ -501,6 +501,14 @@ class TestSeveral:
         named = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("receipt ")]
         assert named == [str(tmp_path / name) for name in ("b/a.cbor", "b/deep/y.cbor", "z.cbor")]
 
+    def test_a_receipt_of_a_folder_that_cannot_be_read_is_not_passed_over(self, tmp_path: Path) -> None:
+        archive().write(tmp_path, sidecars=False)
+        assert verify(tmp_path, "--public-key", KEY).exit_code == 0
+        (tmp_path / "gone.cbor").symlink_to(tmp_path / "nowhere")
+        result = verify(tmp_path, "--public-key", KEY)
+        assert result.exit_code == 2
+        assert "gone.cbor" in result.stderr
+
     def test_a_folder_of_one_is_a_list_of_one(self, tmp_path: Path) -> None:
         archive().write(tmp_path, sidecars=False)
         assert len(verify(tmp_path, "--public-key", KEY, "--json").json) == 1
