@@ -72,9 +72,7 @@ class Pairs:
         """Return the first key that occurs a second time, as a one-tuple, or None."""
         seen: set[tuple[type, Any]] = set()
         for key, _ in self.items:
-            # Other keys are compared by their repr, which tells 1, 1.0 and true apart at any depth;
-            # hashes of arrays of integers, unlike those of text, could be made to collide on purpose.
-            identity = (type(key), key if type(key) in _KEY_TYPES else repr(key))
+            identity = key_identity(key)
             if identity in seen:
                 return (key,)
             seen.add(identity)
@@ -92,6 +90,16 @@ class Pairs:
         if len(result) != len(self.items):
             raise CborError("duplicate key in a map")
         return result
+
+
+def key_identity(key: Any) -> tuple[type, Any]:
+    """Return what two keys of a map have in common exactly if they are the same key.
+
+    Keys that are no integer, text or bytes are told apart by their repr, in
+    which 1, 1.0 and true differ at any depth; hashes of arrays of integers,
+    unlike those of text, could be made to collide on purpose.
+    """
+    return type(key), key if type(key) in _KEY_TYPES else repr(key)
 
 
 class _Reader:

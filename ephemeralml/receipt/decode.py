@@ -122,7 +122,7 @@ def _duplicates(item: cbor.Pairs, prefix: str) -> Iterator[Fault]:
     seen: set[tuple[type, Any]] = set()
     reported: set[tuple[type, Any]] = set()
     for key, _ in item.items:
-        identity = (type(key), key)
+        identity = cbor.key_identity(key)
         if identity in seen and identity not in reported:
             reported.add(identity)
             spec = BY_KEY.get(key) if type(key) is int and not prefix else None

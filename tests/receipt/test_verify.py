@@ -134,6 +134,15 @@ def test_faults_of_the_claims_map_come_in_the_order_of_the_table() -> None:
     ]
 
 
+def test_array_keys_are_one_key_only_if_they_are_equal_in_cbor() -> None:
+    """And are compared as text: hashes of arrays of integers can be made to collide, and then every key meets all."""
+    keys = [(1,), (1.0,), (True,)]
+    assert failing(judge(seal([*pairs(), *((key, 0) for key in keys)]))) == [
+        ("CLAIMS_DECODE", "UNKNOWN_CLAIM:an array")
+    ] * len(keys)
+    assert ("CLAIMS_DECODE", "DUPLICATE_KEY") in failing(judge(seal([*pairs(), ((1,), 0), ((1,), 0)])))
+
+
 @pytest.mark.parametrize("count", [15, 16, 17, 5_000])
 def test_a_check_has_at_most_16_rows(count: int) -> None:
     found = failing(judge(seal([*pairs(), *((1_000 + index, 0) for index in range(count))])))
