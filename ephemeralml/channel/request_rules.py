@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from ephemeralml.channel.messages import Request
 
 MAX_PATH_BYTES = 8 << 10
+MAX_HEADER_BYTES = 16 << 10
+"""Names and values of all headers together; no budget counts them while a request is open."""
 MIN_NONCE_BYTES = 8
 MAX_NONCE_BYTES = 64
 
@@ -43,6 +45,8 @@ def headers_fault(headers: Mapping[str, str]) -> str | None:
             return "a header's name is not a lower-case token"
         if _CONTROL.search(value):
             return "a header's value holds control characters"
+    if sum(len(name.encode()) + len(value.encode()) for name, value in headers.items()) > MAX_HEADER_BYTES:
+        return f"the headers are longer than {MAX_HEADER_BYTES} bytes together"
     return None
 
 

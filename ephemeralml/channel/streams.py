@@ -300,7 +300,10 @@ class ServerStreams:
         return self._streams.get(stream)
 
     def _reject(self, stream: int, status: int, reason: str) -> Rejected:
-        self._drop(self._streams[stream])
+        entry = self._streams[stream]
+        self._drop(entry)
+        # It may be large, and waits here until the answer has been sent.
+        entry.request = Request(stream, "", "")
         return Rejected(stream, status, reason)
 
     def _drop(self, entry: _Inbound) -> None:

@@ -1,6 +1,8 @@
 """The server's rules over streams (channel sections 4 and 7), one broken at a time."""
 
+import gc
 import hashlib
+import weakref
 
 import pytest
 
@@ -31,6 +33,12 @@ from ephemeralml.errors import MalformedError
 
 LIMITS = Limits(max_inflight=2, max_body=10, idle_seconds=300)
 EMPTY = hashlib.sha256(b"").digest()
+
+
+class Watched(str):
+    """A text whose end can be noticed."""
+
+    __slots__ = ("__weakref__",)
 
 
 def post(stream: int, *, nonce: bytes | None = None, path: str = "/x", fin: bool = False, **headers: str) -> Request:
@@ -224,6 +232,29 @@ def test_bad_headers(rig: Rig, name: str, value: str) -> None:
     (event,) = rig.hear(Request(1, "GET", "/", {name: value}))
     assert isinstance(event, Rejected)
     assert event.status == 400
+
+
+def test_the_most_header_bytes(rig: Rig) -> None:
+    most = {"a": "b" * 10_000, "c": "é" * ((16_384 - 10_002) // 2)}
+    assert isinstance(rig.hear(Request(1, "POST", "/", most))[0], RequestStarted)
+    (event,) = rig.hear(Request(3, "POST", "/", most | {"d": ""}))
+    assert isinstance(event, Rejected)
+    assert event.status == 400
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_rejected_request_is_not_kept(rig: Rig, crowded: bool) -> None:
+    if crowded:
+        rig.hear(post(1), post(3))
+    value = Watched("b" * 500_000)
+    kept = weakref.ref(value)
+    (event,) = rig.hear(Request(101, "POST", "/", {"a": value}, fin=False))
+    assert isinstance(event, Rejected)
+    assert event.status == (503 if crowded else 400)
+    del value
+    gc.collect()
+    assert kept() is None
+    assert rig.streams.is_open(101)
 
 
 @pytest.mark.parametrize("method", ["", "get", "GET ", "G\nET", "G" * 17, "GÉT"])
