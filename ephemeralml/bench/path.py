@@ -1,54 +1,68 @@
-"""The bare engine against the whole path, in turn, in one run.
+"""The bare engine against the whole path, in turn, in one run, on one engine.
 
-Bare is what the runtime does for a request without channel, relay and receipt:
-read the JSON, tokenise, embed, write the JSON, with the same code and as many
-threads. The whole path is client, relay, channel, engine, receipt, and the
-client's verification of it, runtime and relay being processes of their own.
+Bare is what the runtime does for a request without channel, relay and receipt
+(`bare_peer`). The whole path is client, relay, channel, engine, receipt, and
+the client's verification of it; runtime and relay are processes of their own.
 """
 
 import json
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ephemeralml import clock
 from ephemeralml.attestation.policy import Policy
+from ephemeralml.bench.bare_peer import LENGTH, SECONDS
 from ephemeralml.bench.measure import Row, Section, Target, interleaved, quantile, row
-from ephemeralml.client.session import connect
+from ephemeralml.client.session import Session, connect
+from ephemeralml.crypto.keys import PrivateKey
+from ephemeralml.deploy.local import LocalPlan, demo_package, open_state, prepare
+from ephemeralml.enclave.config import render
 from ephemeralml.host.supervisor import Command, Supervisor
+from ephemeralml.progress import Silent
 
 _ADDED_TARGET_MS = 1.0
 _HANDSHAKE_TARGET_MS = 15.0
 _TOKENS = 63
-_THREADS = 2
+_BOOT_SECONDS = 120.0
 _WORDS = "the patient was given a new medicine and recovered within two weeks of the first visit to the clinic "
 
 
+@dataclass(frozen=True, slots=True)
+class _Deployment:
+    """A running runtime and relay, and the bare way to the engine."""
+
+    target: str
+    policy: Policy
+    model: str
+    bare: Callable[[bytes], float]
+    """Seconds that the engine's process needed for a body."""
+
+
 def measure(*, quick: bool) -> Section:
-    """Start a local deployment of the demonstration's model and measure against it.
+    """Start a runtime and a relay with the demonstration's model, and measure against them.
 
     Raises:
         UnavailableError: The engine or the weights are not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="ephemeralml-bench-") as folder, ExitStack() as stack:
-        deployment = stack.enter_context(_deployment(Path(folder)))
-        policy = Policy.load(Path(deployment["policy"]))
-        target, model = deployment["endpoint"], deployment["models"][0]
-        engine, bare = stack.enter_context(_bare_engine(Path(folder, "state", "packages", model)))
-        body = json.dumps({"model": model, "input": _text(engine)}).encode()
-        session = stack.enter_context(connect(target, policy=policy))
+    with _deployment() as running, connect(running.target, policy=running.policy) as session:
+        body = _body(session, running.model)
+        bare: list[float] = []
         samples = interleaved(
             {
-                "bare": lambda: bare(body),
+                "bare": lambda: bare.append(running.bare(body)),
                 "path": lambda: session.post("/v1/embeddings", content=body),
                 "empty": lambda: session.get("/healthz"),
             },
             rounds=60 if quick else 400,
             warmup=10,
         )
+        samples["bare"] = bare[-len(samples["path"]) :]
         handshakes = interleaved(
-            {"handshake": lambda: connect(target, policy=policy).close()}, rounds=15 if quick else 60
+            {"handshake": lambda: connect(running.target, policy=running.policy).close()}, rounds=15 if quick else 60
         )["handshake"]
     return _section(samples, handshakes)
 
@@ -81,48 +95,49 @@ _COMPARED = (
 
 
 @contextmanager
-def _deployment(folder: Path) -> Iterator[dict[str, Any]]:
-    """Run `ephemeralml deploy local`, as an operator would."""
-    arguments = ("deploy", "local", "--demo-model", "--listen", "tcp://127.0.0.1:0", "--state", str(folder / "state"))
-    with Supervisor() as supervisor:
-        yield supervisor.start(Command("deployment", (*arguments, "--json"), ready_seconds=120))["deployment"]
-
-
-@contextmanager
-def _bare_engine(folder: Path) -> Iterator[tuple[Any, Callable[[bytes], object]]]:
-    """Load the package's model here and return it with what serves one request on it."""
-    from ephemeralml.crypto.keys import PrivateKey
-    from ephemeralml.enclave.api import embeddings
-    from ephemeralml.enclave.engines.encoder import EncoderEngine
-    from ephemeralml.model.container import load_files
-    from ephemeralml.model.package import Package
-    from ephemeralml.model.verify import verify_manifest
-    from ephemeralml.progress import Silent
-
-    publisher = PrivateKey.from_pem((folder.parent.parent / "publisher.pem").read_bytes()).public
-    with Package.open(folder) as package:
-        verified = verify_manifest(package.manifest_bytes(), publisher_keys=(publisher,), allow_plaintext=True)
-        engine = EncoderEngine.load(load_files(verified, package, progress=Silent()), threads=_THREADS)
-
-    def serve(body: bytes) -> object:
-        document = embeddings.parse_body(body)
-        request = embeddings.parse_request(document, max_inputs=2_048, max_text_bytes=1 << 20)
-        tokens = engine.tokenize(request.texts or ())
-        return embeddings.embeddings_response(
-            engine.embed(tokens), request.encoding, model=document["model"], tokens=sum(map(len, tokens))
+def _deployment() -> Iterator[_Deployment]:
+    """Prepare what `deploy local` prepares, with a runtime that also answers bare."""
+    with tempfile.TemporaryDirectory(prefix="ephemeralml-bench-") as folder, open_state(Path(folder)) as state:
+        key, now = PrivateKey.generate(), clock.now()
+        package = demo_package(state, key, now=now, progress=Silent())
+        config = render(
+            attester="local",
+            security_mode="evaluation",
+            listen=state.listen,
+            publisher_key=key.public,
+            model_id="*",
+            allow_plaintext=True,
         )
+        listen = ("tcp://127.0.0.1:0",)
+        plan = prepare(state, config=config, packages=(package,), publisher=key.public, listen=listen, now=now)
+        way = Path(folder, "bare.sock")
+        with Supervisor() as supervisor:
+            said = supervisor.start(
+                Command("relay", plan.relay, ready_seconds=_BOOT_SECONDS), _peer(plan, package, way)
+            )
+            with socket.socket(socket.AF_UNIX) as bare:
+                bare.connect(str(way))
+                target, model = said["relay"]["listen"][0], plan.models[0].manifest.model_id
+                yield _Deployment(target, Policy.load(state.policy), model, lambda body: _ask_bare(bare, body))
 
-    try:
-        yield engine, serve
-    finally:
-        engine.close()
+
+def _peer(plan: LocalPlan, package: Path, way: Path) -> Command:
+    arguments = (plan.state.config, plan.state.authority, package, way)
+    module = "ephemeralml.bench.bare_peer"
+    return Command("runtime", tuple(map(str, arguments)), module=module, ready_seconds=_BOOT_SECONDS)
 
 
-def _text(engine: Any) -> str:
-    """Return words that are exactly the measured number of tokens, the two special ones included."""
+def _ask_bare(bare: socket.socket, body: bytes) -> float:
+    bare.sendall(LENGTH.pack(len(body)) + body)
+    (seconds,) = SECONDS.unpack(bare.recv(SECONDS.size, socket.MSG_WAITALL))
+    return float(seconds)
+
+
+def _body(session: Session, model: str) -> bytes:
+    """Return a request for a text of exactly the measured number of tokens, the two special ones included."""
     words = (_WORDS * 4).split()
-    for count in range(1, len(words)):
-        text = " ".join(words[:count])
-        if len(engine.tokenize([text])[0]) == _TOKENS:
-            return text
+    for count in range(_TOKENS // 2, len(words)):
+        body = json.dumps({"model": model, "input": " ".join(words[:count])}).encode()
+        if session.post("/v1/embeddings", content=body).json()["usage"]["prompt_tokens"] == _TOKENS:
+            return body
     raise RuntimeError("the words hold no text of that length")
