@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 POLICY_LIFETIME = timedelta(days=7)
 """A development policy that somebody forgets does not last."""
 MAX_SOCKET_PATH = 107
+SHORT_FOLDER = "/tmp"  # noqa: S108 - a folder of our own, mode 0700, is made in it
 _PINNED = (0, 1, 2)
 
 
@@ -117,7 +118,8 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             socket = path / "runtime.sock"
             if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
-                short = stack.enter_context(tempfile.TemporaryDirectory(prefix="ephemeralml-"))
+                # Below TMPDIR the name may be too long again; /tmp is where the standard puts such files.
+                short = stack.enter_context(tempfile.TemporaryDirectory(prefix="ephemeralml-", dir=SHORT_FOLDER))
                 socket = Path(short) / "runtime.sock"
         except BlockingIOError as error:
             raise UnavailableError(
