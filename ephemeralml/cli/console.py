@@ -64,22 +64,22 @@ class Console:
     def note(self, text: str) -> None:
         """Tell the person at the terminal something that is no result."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     def detail(self, text: str) -> None:
         """Tell what only ``-v`` asks for."""
         if self.verbosity and not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     def warning(self, text: str) -> None:
         """Print a warning; ``--quiet`` does not hide it."""
-        print(self._paint("warning:", "33"), text, file=sys.stderr, flush=True)
+        print(self._paint("warning:", "33"), visible(text), file=sys.stderr, flush=True)
 
     def error(self, error: EphemeralError, code: int) -> None:
         """Print *error* and its hint, and with ``--json`` a document that says the same."""
-        print(self._paint("error:", "31"), error.message, file=sys.stderr)
+        print(self._paint("error:", "31"), visible(error.message), file=sys.stderr)
         if error.hint:
-            print(self._paint("hint:", "36"), error.hint, file=sys.stderr)
+            print(self._paint("hint:", "36"), visible(error.hint), file=sys.stderr)
         if self.json:
             name = getattr(error, "code", None)
             print(
@@ -122,6 +122,11 @@ class _Lines:
 
     def advance(self, done: int, total: int | None, *, unit: str = "B") -> None:
         """Say nothing: a log has no use for every percent."""
+
+
+def visible(text: str) -> str:
+    """Return *text* with everything escaped that could steer a terminal or turn the order of its letters."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _columns() -> int:

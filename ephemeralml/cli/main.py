@@ -123,15 +123,29 @@ def _root(
         raise Exit(ExitCode.OK)
 
 
-def _settings() -> dict[str, Any]:
-    """Return the defaults of an optional ``ephemeralml.toml``, one table per command."""
+def _settings(arguments: list[str]) -> dict[str, Any]:
+    """Return the defaults of an optional ``ephemeralml.toml``, one table per command.
+
+    Whoever made the working folder may have put one there, so what it sets is
+    said; a file that EPHEMERALML_SETTINGS names was chosen.
+    """
     path = Path(os.environ.get("EPHEMERALML_SETTINGS", "ephemeralml.toml"))
     if not path.is_file():
         return {}
     try:
-        return _option_names(tomllib.loads(path.read_text(encoding="utf-8")))
+        found = _option_names(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise MalformedError(f"cannot read settings from {str(path)!r}: {error}") from error
+    ours = found.get(next((argument for argument in arguments if not argument.startswith("-")), ""))
+    if "EPHEMERALML_SETTINGS" not in os.environ and isinstance(ours, dict):
+        console.current().warning(f"{str(path)!r} of this folder sets defaults: {', '.join(_leaves(ours))}")
+    return found
+
+
+def _leaves(table: dict[str, Any]) -> list[str]:
+    """Return the names of the options that a table sets, those of its subcommands too."""
+    nested = [_leaves(value) if isinstance(value, dict) else [name] for name, value in table.items()]
+    return [name for names in nested for name in names]
 
 
 def _option_names(table: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +161,7 @@ def run(arguments: list[str]) -> int:
     output.json = "--json" in arguments
     try:
         command = typer.main.get_command(app)
-        command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=_settings())
+        command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=_settings(arguments))
     except Exit as end:
         return end.code
     except BrokenPipeError:

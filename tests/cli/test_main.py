@@ -92,6 +92,28 @@ def test_settings_stand_below_environment_and_options(tmp_path: Path, monkeypatc
     assert (tmp_path / "from-option.pem").is_file()
 
 
+def test_what_a_settings_file_of_the_folder_sets_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "ephemeralml.toml"
+    settings.write_text('[key.generate]\nout = "from-file.pem"\n[verify]\npublic-key = "00"\n')
+    assert "sets defaults: out\n" in run("key", "generate", cwd=tmp_path).stderr
+    assert "sets defaults: public_key\n" in run("verify", "none.cbor", cwd=tmp_path).stderr
+    assert "sets defaults" not in run("policy", "show", "none.json", cwd=tmp_path).stderr
+    monkeypatch.setenv("EPHEMERALML_SETTINGS", str(settings))
+    assert "sets defaults" not in run("key", "generate", "--force", cwd=tmp_path).stderr
+
+
+def test_nothing_in_a_message_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2J\u202eb\u2028c\x9bd é"
+    output = console.Console(verbosity=1)
+    output.error(EphemeralError(hostile, hint=hostile), 1)
+    output.warning(hostile)
+    output.note(hostile)
+    output.detail(hostile)
+    said = capsys.readouterr().err
+    assert said.count("a\\x1b[2J\\u202eb\\u2028c\\x9bd é") == 5
+    assert said.replace("\n", "").isprintable()
+
+
 def test_a_file_is_never_overwritten_without_force(tmp_path: Path) -> None:
     path = tmp_path / "out"
     console.write_file(path, b"first", force=False)
