@@ -94,6 +94,17 @@ def test_replies_may_come_in_another_order(start: Start) -> None:
             assert [reply.json()["data"][0]["embedding"] for reply in replies] == [embedding(text) for text in texts]
 
 
+def test_reply_reaches_its_caller_while_another_thread_reads_on(start: Start) -> None:
+    runtime = start(F.NEVER_ANSWERS)
+    with connect(runtime.target, policy=runtime.policy()) as session, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(session.post, "/v1/embeddings", json=ask("never"), timeout=2)
+        settled(lambda: bool(runtime.prompts))
+        for _ in range(3):
+            assert session.get("/healthz", timeout=1).ok
+        assert not waiting.done()
+        assert isinstance(waiting.exception(), TimedOutError)
+
+
 def test_no_more_streams_than_the_runtime_takes(start: Start) -> None:
     runtime = start(limits=Limits(max_inflight=2))
     with connect(runtime.target, policy=runtime.policy()) as session, ThreadPoolExecutor(12) as pool:
@@ -191,8 +202,10 @@ def test_large_bodies_travel_in_several_records(start: Start) -> None:
 def test_request_that_would_break_a_rule_is_not_sent(start: Start) -> None:
     runtime = start(limits=Limits(max_body=1000, max_record=8192))
     with connect(runtime.target, policy=runtime.policy()) as session:
+        assert session.request("POST", "/v1/embeddings", b"x" * 1000).status == 400
+        runtime.requests.clear()
         with pytest.raises(MalformedError, match="at most 1000"):
-            session.post("/v1/embeddings", json=ask("x" * 1000))
+            session.request("POST", "/v1/embeddings", b"x" * 1001)
         with pytest.raises(MalformedError, match="nonce has 7 bytes"):
             session.post("/v1/embeddings", json=ask("x"), nonce=b"1234567")
         with pytest.raises(MalformedError, match="header"):
