@@ -142,7 +142,10 @@ class SocketStream(asyncio.BufferedProtocol):
     async def send_eof(self) -> None:
         """End our direction; see `Stream.send_eof`."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError as error:  # the peer has reset the connection, and the loop has not noticed yet
+                raise UnavailableError(f"the connection broke: {_reason(error)}") from error
 
     def close(self) -> None:
         """End both directions; see `Stream.close`."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import socket
+import struct
 import threading
 from pathlib import Path
 
@@ -140,3 +142,17 @@ def _end(stream: object) -> str:
     except UnavailableError:
         return "closed"
     return "end"
+
+
+async def test_the_end_of_our_direction_behind_a_reset_is_our_error() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    with server:
+        stream = await open_stream(Address.parse(f"tcp://127.0.0.1:{server.getsockname()[1]}"))
+        peer, _ = server.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        # Nothing has awaited since, so the event loop does not know of the reset yet.
+        with pytest.raises(UnavailableError, match="the connection broke"):
+            await stream.send_eof()
+        stream.abort()
+        await stream.wait_closed()
