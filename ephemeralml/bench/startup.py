@@ -46,6 +46,7 @@ def measure(*, quick: bool) -> Section:
 
 def _run(*arguments: str) -> None:
     start = time.monotonic()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False)  # noqa: S603 - ourselves
+    # -P: nothing is imported from the working folder, as with the installed command.
+    done = subprocess.run([sys.executable, "-P", *arguments], capture_output=True, check=False)  # noqa: S603 - ourselves
     if done.returncode != 0:
         raise RuntimeError(f"exit code {done.returncode} after {time.monotonic() - start:.1f} s: {done.stderr[:200]!r}")

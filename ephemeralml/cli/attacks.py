@@ -56,7 +56,8 @@ class Judgement:
 def judge(*arguments: str) -> Judgement:
     """Run `ephemeralml` with ``--json`` in a process of its own, as an auditor would."""
     done = subprocess.run(  # noqa: S603 - this installation's own command
-        [sys.executable, "-m", "ephemeralml", *arguments, "--json"],
+        # -P: nothing is imported from the working folder, whoever made it.
+        [sys.executable, "-P", "-m", "ephemeralml", *arguments, "--json"],
         capture_output=True,
         check=False,
         timeout=_COMMAND_SECONDS,

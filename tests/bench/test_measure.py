@@ -1,10 +1,11 @@
 """How a bench takes and reports its figures; the figures themselves are nobody's test."""
 
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from ephemeralml.bench import evidence, receipts, records
+from ephemeralml.bench import evidence, receipts, records, startup
 from ephemeralml.bench.measure import Row, Section, Target, interleaved, quantile, row
 from ephemeralml.bench.report import Report
 
@@ -72,3 +73,9 @@ def test_an_unmeasured_figure_says_so() -> None:
     report = Report.of("core", {}, [section])
     assert "not measured" in report.to_svg()
     assert report.to_json()["targets"][0] == {"name": "peer", "value": None, "target": 1.0, "unit": "ms", "met": False}
+
+
+def test_what_is_timed_imports_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tomllib.py").write_text("raise SystemExit(77)")
+    monkeypatch.chdir(tmp_path)
+    startup._run("-c", "import tomllib")

