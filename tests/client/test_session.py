@@ -1,4 +1,5 @@
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -140,6 +141,19 @@ def test_time_out_while_waiting_for_a_free_stream(start: Start) -> None:
             session.post("/v1/embeddings", json=ask("b"), timeout=0.1)
         thread.join()
         assert len(errors) == 1
+    assert len(runtime.prompts) == 1
+
+
+def test_session_that_ends_while_a_caller_waits_for_a_free_stream(start: Start) -> None:
+    runtime = start(F.NEVER_ANSWERS, limits=Limits(max_inflight=1))
+    with connect(runtime.target, policy=runtime.policy()) as session, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(session.post, "/v1/embeddings", json=ask("a"), timeout=10)
+        settled(lambda: bool(runtime.prompts))
+        second = pool.submit(session.post, "/v1/embeddings", json=ask("b"), timeout=10)
+        time.sleep(0.05)
+        runtime.close_sessions()
+        assert isinstance(first.exception(5), TruncatedError)
+        assert isinstance(second.exception(5), SessionEndedError)
     assert len(runtime.prompts) == 1
 
 
