@@ -161,7 +161,10 @@ def run(arguments: list[str]) -> int:
     output.json = "--json" in arguments
     try:
         command = typer.main.get_command(app)
-        command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=_settings(arguments))
+        defaults = _settings(arguments)
+        ended = command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=defaults)
+        if ended == ExitCode.INTERRUPTED:  # how typer reports a KeyboardInterrupt that it caught
+            raise KeyboardInterrupt
     except Exit as end:
         return end.code
     except BrokenPipeError:

@@ -283,7 +283,6 @@ def test_no_answer_in_time(place: Place) -> None:
     assert "error: no complete reply" in result.stderr
 
 
-@pytest.mark.xfail(strict=False, reason="typer 0.29 ends a command with 130 by returning it")
 def test_interrupted_it_cancels_what_it_asked(place: Place) -> None:
     runtime = place.serve(F.NEVER_ANSWERS)
     process = subprocess.Popen(
