@@ -164,7 +164,7 @@ def run(arguments: list[str]) -> int:
         defaults = _settings(arguments)
         ended = command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=defaults)
         if ended == ExitCode.INTERRUPTED:  # how typer reports a KeyboardInterrupt that it caught
-            raise KeyboardInterrupt
+            return _interrupted()
     except Exit as end:
         return end.code
     except BrokenPipeError:
@@ -172,14 +172,18 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return _interrupted()
     except NoArgsIsHelpError as shown:
         print(shown.format_message())
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001 - the one boundary; _report tells bugs apart
         return _report(error, output)
     return ExitCode.OK
+
+
+def _interrupted() -> int:
+    print("interrupted", file=sys.stderr)
+    return ExitCode.INTERRUPTED
 
 
 def _report(error: Exception, output: console.Console) -> int:
