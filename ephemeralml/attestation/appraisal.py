@@ -81,8 +81,9 @@ class Appraisal:
                 raise EvidenceRejectedError(self)
             case Verdict.INCOMPLETE:
                 gaps = [row for row in self.rows if row.status is Status.SKIP and row.required]
-                text = "; ".join(f"{row.id}: {row.detail}" for row in gaps)
-                raise IncompleteError(f"the evidence could not be checked completely: {text}", code=gaps[0].code)
+                text = "; ".join(f"{row.id}: {row.detail}" for row in gaps) or "nothing was checked"
+                code = gaps[0].code if gaps else None
+                raise IncompleteError(f"the evidence could not be checked completely: {text}", code=code)
             case Verdict.VERIFIED:
                 assert self.receipt_key is not None
                 return VerifiedEvidence(
@@ -162,16 +163,25 @@ class RowList:
 
     def decided(self) -> bool:
         """Return whether nothing failed and nothing required is missing, so far."""
-        return not any(row.status is Status.FAIL or (row.status is Status.SKIP and row.required) for row in self._rows)
+        rows = self.complete()
+        return not any(row.status is Status.FAIL or (row.status is Status.SKIP and row.required) for row in rows)
 
     def complete(self) -> tuple[Row, ...]:
-        """Return the rows in the table's order; steps that were not reached are skipped."""
+        """Return the rows in the table's order; steps that were not reached are skipped.
+
+        One of T1 to T3 that was left out although nothing failed is a gap: they
+        are required wherever there is a document (section 6, rule 9).
+        """
         first = next((row for row in self._rows if row.status is Status.FAIL), None)
         reason = f"not reached, {first.id} failed" if first is not None else "not applicable"
         seen = {row.id for row in self._rows}
         rows = [
             *self._rows,
-            *(Row(step, layer, Status.SKIP, None, reason) for step, layer in self._table if step not in seen),
+            *(
+                Row(step, layer, Status.SKIP, None, reason, required=first is None and layer in (T1, T2, T3))
+                for step, layer in self._table
+                if step not in seen
+            ),
         ]
         order = {step: index for index, (step, _) in enumerate(self._table)}
         return tuple(sorted(rows, key=lambda row: order[row.id]))

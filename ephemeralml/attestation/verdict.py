@@ -102,7 +102,7 @@ def short_hex(value: bytes, digits: int = 16) -> str:
 
 
 def decide(rows: Iterable[Row], *, parse_layers: frozenset[str]) -> Verdict:
-    """Return the verdict that *rows* amount to (air-v1 section 8).
+    """Return the verdict that *rows* amount to (air-v1 section 8); where nothing passed, nothing is verified.
 
     Args:
         rows: Every row of the result.
@@ -115,6 +115,8 @@ def decide(rows: Iterable[Row], *, parse_layers: frozenset[str]) -> Verdict:
     if failed:
         return Verdict.REJECTED
     if any(row.status is Status.SKIP and row.required for row in rows):
+        return Verdict.INCOMPLETE
+    if not any(row.status is Status.PASS for row in rows):
         return Verdict.INCOMPLETE
     return Verdict.VERIFIED
 

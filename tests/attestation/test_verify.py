@@ -1,10 +1,12 @@
 """`verify_evidence`: formats, time, gaps, conclusions (attestation section 1)."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ephemeralml.attestation.evidence import AppraisalTime, Evidence, ExpectedBinding, Format, TimeBasis
+from ephemeralml.attestation.nitro import verify as nitro_verify
 from ephemeralml.attestation.recognise import evidence_of, recognise
 from ephemeralml.attestation.verdict import Assurance, Status, Verdict
 from ephemeralml.attestation.verify import verify_evidence, yielded_receipt_key
@@ -134,6 +136,23 @@ class TestGaps:
         assert appraisal.assurance is Assurance.PLATFORM
         skipped = {row.id for row in appraisal.rows if row.status is Status.SKIP}
         assert {"N14", "EVIDENCE_FORMAT", "POLICY_EXPIRY", "MIN_ASSURANCE"} <= skipped
+
+    @pytest.mark.parametrize(("forgotten", "gaps"), [("_chain", ["N5", "N6", "N7", "N8"]), ("_revocation", ["N8"])])
+    def test_a_step_that_a_verifier_forgets_is_a_gap(
+        self, forgotten: str, gaps: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nitro_verify, forgotten, lambda *_: None)
+        appraisal = check().run()
+        assert appraisal.verdict is Verdict.INCOMPLETE
+        assert [row.id for row in appraisal.rows if row.status is Status.SKIP and row.required][:4] == gaps
+        with pytest.raises(IncompleteError):
+            appraisal.require()
+
+    def test_no_rows_are_no_verification(self) -> None:
+        appraisal = replace(check().run(), rows=())
+        assert appraisal.verdict is Verdict.INCOMPLETE
+        with pytest.raises(IncompleteError, match="nothing was checked"):
+            appraisal.require()
 
 
 class TestConclusion:
