@@ -63,17 +63,19 @@ def verify_evidence(
     return _FORMATS[evidence.format].appraise(request)
 
 
-def yielded_receipt_key(evidence: Evidence) -> bytes | None:
-    """Return the receipt key that a document names, or None; nobody has verified it.
+def yielded_receipt_keys(evidence: Evidence) -> tuple[bytes, ...]:
+    """Return the keys that a document may name as its receipt key, the likeliest first; nobody has verified them.
 
-    For an archive without another source of the key. Verifying the document
-    against this key, and the receipt with it, is the caller's business.
+    For an archive without another source of the key. An older document may hold
+    a key of another kind where newer ones hold this one (air-v1 section 7).
+    Verifying the document against a key, and the receipt with it, is the
+    caller's business.
     """
     verifier = _FORMATS.get(evidence.format)
     try:
-        return verifier.yielded_key(evidence.document) if verifier is not None else None
+        return verifier.yielded_keys(evidence.document) if verifier is not None else ()
     except MalformedError:
-        return None
+        return ()
 
 
 def _disagreement(evidence: Evidence) -> str | None:
@@ -92,13 +94,13 @@ def _disagreement(evidence: Evidence) -> str | None:
 
 class _Verifier(NamedTuple):
     appraise: Callable[[Request], Appraisal]
-    yielded_key: Callable[[bytes], bytes | None]
+    yielded_keys: Callable[[bytes], tuple[bytes, ...]]
 
 
 _FORMATS: Mapping[Format, _Verifier] = MappingProxyType(
     {
-        Format.NITRO: _Verifier(nitro.appraise_document, nitro.yielded_key),
-        Format.LOCAL: _Verifier(nitro.appraise_document, nitro.yielded_key),
+        Format.NITRO: _Verifier(nitro.appraise_document, nitro.yielded_keys),
+        Format.LOCAL: _Verifier(nitro.appraise_document, nitro.yielded_keys),
     }
 )
 # A further format adds its line here.

@@ -1,6 +1,7 @@
 """One receipt of `ephemeralml verify`: where key and evidence come from, then the library's verdict."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,10 @@ from typing import TYPE_CHECKING
 from ephemeralml.cli import console, verify_inputs
 from ephemeralml.cli.exit_codes import ExitCode, of_error, of_verdict
 from ephemeralml.cli.verify_inputs import Request
+from ephemeralml.crypto import cose
+from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import EphemeralError, MalformedError
+from ephemeralml.receipt.claims import MAX_RECEIPT_BYTES
 from ephemeralml.receipt.codes import Warn
 from ephemeralml.receipt.model_policy import ManifestAtHand
 from ephemeralml.receipt.platform import PlatformFindings, appraiser
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from ephemeralml.attestation.evidence import Evidence
     from ephemeralml.attestation.sidecar import Sidecar
     from ephemeralml.receipt.claims import AirClaims
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -62,14 +67,14 @@ def judge_file(path: Path, request: Request) -> Outcome:
     """Verify one receipt; an error that concerns this file alone becomes its outcome."""
     try:
         receipt = verify_inputs.read_receipt(path)
-        sources = _sources(path, request)
+        sources = _sources(path, receipt, request)
         result = _judge(receipt, sources, request)
     except EphemeralError as error:
         return Outcome(path, None, error)
     return Outcome(path, result, None, sources.key_name, sources.document_name, sources.manifest_name)
 
 
-def _sources(path: Path, request: Request) -> _Sources:
+def _sources(path: Path, receipt: bytes, request: Request) -> _Sources:
     found = _Sources(request.public_key, request.document, document_name=request.document_name)
     found.manifest = request.manifest
     beside = request.public_key is None and request.document is None
@@ -78,7 +83,7 @@ def _sources(path: Path, request: Request) -> _Sources:
     if found.public_key is None:
         _take_sidecar(path, found)
     if found.document is not None:
-        _recognise(found)
+        _recognise(found, receipt)
     wants_manifest = beside or bool(request.policy is not None and request.policy.models.publisher_keys)
     manifest_path = _beside(path, ".manifest.json")
     if found.manifest is None and wants_manifest and verify_inputs.is_there(manifest_path):
@@ -120,10 +125,10 @@ def _take_sidecar(path: Path, found: _Sources) -> None:
     found.key_name = str(json_path)
 
 
-def _recognise(found: _Sources) -> None:
+def _recognise(found: _Sources, receipt: bytes) -> None:
     """Tell the evidence's format by its bytes, and take the key that it names where there is no other."""
     from ephemeralml.attestation.recognise import evidence_of
-    from ephemeralml.attestation.verify import yielded_receipt_key
+    from ephemeralml.attestation.verify import yielded_receipt_keys
 
     assert found.document is not None
     try:
@@ -131,8 +136,18 @@ def _recognise(found: _Sources) -> None:
     except MalformedError:
         return  # its row says so
     if found.public_key is None:
-        found.public_key = yielded_receipt_key(found.evidence)
+        found.public_key = _signing(receipt, yielded_receipt_keys(found.evidence))
         found.key_name = found.document_name
+
+
+def _signing(receipt: bytes, keys: tuple[bytes, ...]) -> bytes | None:
+    """Return the one of *keys* that signed the receipt, or the first where none did: SIG says so."""
+    if len(keys) > 1:
+        with suppress(MalformedError):
+            envelope = cose.parse(receipt, max_bytes=MAX_RECEIPT_BYTES)
+            signed = (envelope.protected, envelope.payload or b"", envelope.signature)
+            return next((key for key in keys if cose.verify_eddsa(PublicKey(key), *signed)), keys[0])
+    return keys[0] if keys else None
 
 
 def _judge(receipt: bytes, sources: _Sources, request: Request) -> ReceiptResult:

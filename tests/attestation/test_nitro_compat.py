@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ephemeralml.attestation.evidence import AppraisalTime, Evidence, ExpectedBinding, Format
 from ephemeralml.attestation.nitro import compat
 from ephemeralml.attestation.verdict import Verdict
-from ephemeralml.attestation.verify import yielded_receipt_key
+from ephemeralml.attestation.verify import yielded_receipt_keys
 from ephemeralml.crypto import cbor
 from tests.fakes.nitro import RECEIPT_KEY, check, failures, policy, row, workshop
 
@@ -80,8 +80,10 @@ def test_another_key_does_not_bind() -> None:
 
 def test_the_key_can_be_taken_from_the_document() -> None:
     document = VENDOR.document(user_data=as_cbor(), public_key=None)
-    assert yielded_receipt_key(Evidence(Format.NITRO, document)) == RECEIPT_KEY
+    assert yielded_receipt_keys(Evidence(Format.NITRO, document)) == (RECEIPT_KEY,)
     assert archive(document, expected=None).receipt_key == RECEIPT_KEY
+    both = VENDOR.document(user_data=as_cbor(), public_key=b"\x55" * 32)
+    assert yielded_receipt_keys(Evidence(Format.NITRO, both)) == (b"\x55" * 32, RECEIPT_KEY)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ephemeralml.attestation.nitro.verify import instance_agrees
 from ephemeralml.attestation.recognise import recognise
 from ephemeralml.attestation.roots import AWS_NITRO, AWS_NITRO_ROOT_SHA256, RootKind, TrustRoots
 from ephemeralml.attestation.verdict import Assurance, Status, Verdict
-from ephemeralml.attestation.verify import verify_evidence, yielded_receipt_key
+from ephemeralml.attestation.verify import verify_evidence, yielded_receipt_keys
 from ephemeralml.crypto import cose
 from ephemeralml.crypto.keys import PrivateKey
 from ephemeralml.errors import MalformedError
@@ -81,7 +81,7 @@ def test_no_receipt_key_is_bound(document: bytes, seed: bytes) -> None:
     appraisal = appraise(document, AppraisalTime.of_document(), expected=expected)
     assert ("N9", "NITRO_PUBKEY_BINDING_MISMATCH") in failures(appraisal)
     assert appraisal.assurance is Assurance.NONE
-    assert yielded_receipt_key(Evidence(Format.NITRO, document)) is None
+    assert yielded_receipt_keys(Evidence(Format.NITRO, document)) == ()
 
 
 def test_the_debug_document_is_refused_for_its_zero_registers(shared: Path) -> None:

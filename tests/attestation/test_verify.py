@@ -9,7 +9,7 @@ from ephemeralml.attestation.evidence import AppraisalTime, Evidence, ExpectedBi
 from ephemeralml.attestation.nitro import verify as nitro_verify
 from ephemeralml.attestation.recognise import evidence_of, recognise
 from ephemeralml.attestation.verdict import Assurance, Status, Verdict
-from ephemeralml.attestation.verify import verify_evidence, yielded_receipt_key
+from ephemeralml.attestation.verify import verify_evidence, yielded_receipt_keys
 from ephemeralml.errors import IncompleteError, MalformedError, RejectedError
 from tests.fakes.nitro import (
     AT,
@@ -126,9 +126,9 @@ class TestGaps:
         appraisal = check(expected=None, **ARCHIVE).run()
         assert appraisal.receipt_key == RECEIPT_KEY
         assert "yields" in row(appraisal, "N9").detail
-        assert yielded_receipt_key(Evidence(Format.NITRO, VENDOR.document())) == RECEIPT_KEY
-        assert yielded_receipt_key(Evidence(Format.NITRO, b"garbage")) is None
-        assert yielded_receipt_key(Evidence(Format.TDX, b"garbage")) is None
+        assert yielded_receipt_keys(Evidence(Format.NITRO, VENDOR.document())) == (RECEIPT_KEY,)
+        assert yielded_receipt_keys(Evidence(Format.NITRO, b"garbage")) == ()
+        assert yielded_receipt_keys(Evidence(Format.TDX, b"garbage")) == ()
 
     def test_without_a_policy_assurance_stops_at_platform(self) -> None:
         appraisal = check(policy=None, **ARCHIVE).run()

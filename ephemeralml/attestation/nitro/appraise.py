@@ -19,7 +19,7 @@ from ephemeralml.attestation.nitro.verify import (
     Case,
     NitroTerms,
     appraise,
-    bound_key,
+    carried_keys,
     instance_agrees,
     read,
     receipt_registers,
@@ -105,7 +105,6 @@ def _facts(document: NitroDocument) -> dict[str, str]:
     }
 
 
-def yielded_key(document: bytes) -> bytes | None:
-    """Return the receipt key that a document names, unverified; compat forms included."""
-    bound = bound_key(parse(document), None, live=False)
-    return bound.key if bound is not None else None
+def yielded_keys(document: bytes) -> tuple[bytes, ...]:
+    """Return the receipt keys that a document may name, unverified; compat forms included."""
+    return tuple(bound.key for bound in carried_keys(parse(document), live=False))

@@ -215,12 +215,18 @@ def bound_key(document: NitroDocument, receipt_key: bytes | None, *, live: bool)
         receipt_key: The key it must be, or None to take what it yields.
         live: A live session accepts `public_key` alone.
     """
+    found = carried_keys(document, live=live)
+    return next((item for item in found if receipt_key is None or hmac.compare_digest(item.key, receipt_key)), None)
+
+
+def carried_keys(document: NitroDocument, *, live: bool) -> tuple[BoundKey, ...]:
+    """Return what *document* carries in each form that could hold the receipt key, in the order they are tried."""
     found = []
     if document.public_key is not None and len(document.public_key) == 32:
         found.append(BoundKey(FORM_PUBLIC_KEY, document.public_key))
     if not live and document.user_data is not None and (older := compat.receipt_key(document.user_data)) is not None:
         found.append(BoundKey(older.form, older.key))
-    return next((item for item in found if receipt_key is None or hmac.compare_digest(item.key, receipt_key)), None)
+    return tuple(found)
 
 
 def _receipt_key(case: Case, rows: RowList) -> BoundKey | None:
