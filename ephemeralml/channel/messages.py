@@ -6,15 +6,52 @@ the encoding. What a message means for its stream is `streams`' business.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, IntEnum
-from functools import lru_cache
+from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
 
 from ephemeralml.channel.frames import MAX_PLAINTEXT
+from ephemeralml.channel.message_shortcuts import encode_end, encoded_headers, head, read_body, read_end, read_response
+from ephemeralml.channel.message_types import (
+    Body,
+    Cancel,
+    Close,
+    CloseReason,
+    Direction,
+    End,
+    Message,
+    Outcome,
+    Ping,
+    Pong,
+    Request,
+    Response,
+    Usage,
+)
 from ephemeralml.crypto import cbor
 from ephemeralml.errors import MalformedError
+
+__all__ = [
+    "BODY_OVERHEAD",
+    "MAX_CLOSE_TEXT",
+    "MAX_ITEMS",
+    "Body",
+    "Cancel",
+    "Close",
+    "CloseReason",
+    "Direction",
+    "End",
+    "Message",
+    "Outcome",
+    "Ping",
+    "Pong",
+    "Request",
+    "Response",
+    "Usage",
+    "decode",
+    "encode",
+    "encode_pieces",
+    "may_say",
+]
 
 BODY_OVERHEAD = 17
 """Most bytes that a body message adds to its data."""
@@ -23,122 +60,8 @@ MAX_ITEMS = 1_024
 MAX_CLOSE_TEXT = 200
 """Most UTF-8 bytes of a close's text that we write."""
 
-_EMPTY: Mapping[Any, Any] = MappingProxyType({})
 _MAX_U64 = (1 << 64) - 1
 _E = TypeVar("_E", bound=IntEnum)
-
-
-class Direction(Enum):
-    """Who speaks."""
-
-    CLIENT_TO_SERVER = "c2s"
-    SERVER_TO_CLIENT = "s2c"
-
-
-class Outcome(IntEnum):
-    """How a stream ended."""
-
-    COMPLETE = 0
-    ERROR = 1
-    """A response with an error body was delivered."""
-    CANCELLED = 2
-    ABORTED = 3
-    """Given up by the server."""
-
-
-class CloseReason(IntEnum):
-    """Why a side sends nothing more."""
-
-    DONE = 0
-    IDLE = 1
-    DRAINING = 2
-    PROTOCOL = 3
-    LIMIT = 4
-    SESSION_AGE = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Opens a stream."""
-
-    stream: int
-    method: str
-    path: str
-    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY, repr=False)
-    nonce: bytes | None = None
-    """Becomes the receipt's `eat_nonce`; 8..64 bytes, which `streams` checks."""
-    fin: bool = True
-    """True: no body messages follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A piece of a request's or a response's body."""
-
-    stream: int
-    data: bytes | bytearray | memoryview = field(repr=False)
-    """Bytes when it was received."""
-    fin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """Begins the answer of a stream."""
-
-    stream: int
-    status: int
-    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Optional figures in an `End`."""
-
-    execution_ms: int | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Ends a stream; without it the stream is truncated."""
-
-    stream: int
-    outcome: Outcome
-    receipt: bytes | None = field(default=None, repr=False)
-    usage: Usage = field(default_factory=Usage)
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Asks the server to end a stream early."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Asks for a `Pong` with the same value."""
-
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """Answers a `Ping`."""
-
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """The last message of a direction."""
-
-    reason: CloseReason
-    text: str = ""
-
-
-Message = Request | Body | Response | End | Cancel | Ping | Pong | Close
 
 
 _SPEAKERS: Mapping[type, Direction] = {
@@ -146,6 +69,13 @@ _SPEAKERS: Mapping[type, Direction] = {
     Response: Direction.SERVER_TO_CLIENT,
     End: Direction.SERVER_TO_CLIENT,
     Cancel: Direction.CLIENT_TO_SERVER,
+}
+
+
+_SHORTCUTS: Mapping[bytes, Callable[[bytes], Body | Response | End | None]] = {
+    b"\x84\x01": read_body,
+    b"\x84\x02": read_response,
+    b"\x85\x03": read_end,
 }
 
 
@@ -167,14 +97,14 @@ def encode_pieces(message: Message) -> Sequence[bytes | bytearray | memoryview]:
     """
     match message:
         case Body(stream, data, fin):
-            return (b"\x84\x01" + _head(0x00, stream) + _head(0x40, len(data)), data, b"\xf5" if fin else b"\xf4")
+            return (b"\x84\x01" + head(0x00, stream) + head(0x40, len(data)), data, b"\xf5" if fin else b"\xf4")
         case Request(stream, method, path, headers, nonce, fin):
             fields: list[Any] = [0, stream, method, path, headers, nonce, fin]
         case Response(stream, status, headers):
-            text = _encoded_headers(tuple(headers.items()))
-            return (b"\x84\x02" + _head(0x00, stream) + _head(0x00, status) + text,)
+            text = encoded_headers(tuple(headers.items()))
+            return (b"\x84\x02" + head(0x00, stream) + head(0x00, status) + text,)
         case End():
-            return (_encoded_end(message),)
+            return (encode_end(message),)
         case Cancel(stream):
             fields = [4, stream]
         case Ping(value):
@@ -188,35 +118,17 @@ def encode_pieces(message: Message) -> Sequence[bytes | bytearray | memoryview]:
     return (cbor.encode(fields),)
 
 
-@lru_cache(maxsize=64)
-def _encoded_headers(headers: tuple[tuple[str, str], ...]) -> bytes:
-    """Return a response's headers encoded; a runtime has few different ones."""
-    return cbor.encode(dict(headers))
-
-
-def _encoded_end(end: End) -> bytes:
-    """Return an end's plaintext, written out because every answer waits for it."""
-    receipt = b"\xf6" if end.receipt is None else _head(0x40, len(end.receipt)) + end.receipt
-    usage = end.usage
-    figures = [
-        bytes((number,)) + _head(0x00, figure)
-        for number, figure in enumerate((usage.execution_ms, usage.prompt_tokens, usage.output_tokens), 1)
-        if figure is not None
-    ]
-    head = b"\x85\x03" + _head(0x00, end.stream) + _head(0x00, end.outcome)
-    return b"".join((head, receipt, bytes((0xA0 | len(figures),)), *figures))
-
-
 def decode(data: bytes, direction: Direction) -> Message:
     """Read the one message of a record's plaintext.
 
     Raises:
         MalformedError: It breaks a form of the table of channel section 4.
     """
-    if data[:2] == b"\x84\x01":
-        body = _fast_body(data)
-        if body is not None:
-            return body
+    shortcut = _SHORTCUTS.get(data[:2])
+    if shortcut is not None:
+        found = shortcut(data)
+        if found is not None and may_say(direction, found):
+            return found
     fields = cbor.decode(data, max_bytes=MAX_PLAINTEXT, max_depth=4, max_items=MAX_ITEMS)
     if type(fields) is not tuple or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(_FORMS):
         raise MalformedError("a record holds no message of a known kind")
@@ -227,51 +139,6 @@ def decode(data: bytes, direction: Direction) -> Message:
     if not may_say(direction, message):
         raise MalformedError(f"message kind {fields[0]} in the wrong direction")
     return message
-
-
-def _head(major: int, argument: int) -> bytes:
-    """Return the shortest CBOR head; *major* is already in its three bits."""
-    if argument < 24:
-        return bytes((major | argument,))
-    for info, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if argument < 1 << (8 * size):
-            return bytes((major | info,)) + argument.to_bytes(size, "big")
-    raise ValueError("integer beyond 64 bits")
-
-
-def _read_head(data: bytes, offset: int, major: int) -> tuple[int, int] | None:
-    """Return argument and next offset of a shortest head, or None if it is anything else."""
-    if offset >= len(data):
-        return None
-    info = data[offset] - major
-    if 0 <= info < 24:
-        return info, offset + 1
-    if not 24 <= info <= 27:
-        return None
-    end = offset + 1 + (1 << (info - 24))
-    argument = int.from_bytes(data[offset + 1 : end], "big")
-    if end > len(data) or argument < (24 if info == 24 else 1 << (4 << (info - 24))):
-        return None
-    return argument, end
-
-
-def _fast_body(data: bytes) -> Body | None:
-    """Read a well-formed body message, or return None and let the strict reader say what is wrong.
-
-    The same answers as the long way, which a test compares; it exists because
-    a body may be a mebibyte, and the general reader copies it twice.
-    """
-    stream = _read_head(data, 2, 0x00)
-    if stream is None:
-        return None
-    length = _read_head(data, stream[1], 0x40)
-    if length is None:
-        return None
-    start = length[1]
-    end = start + length[0]
-    if end + 1 != len(data) or data[end] not in (0xF4, 0xF5) or not stream[0] & 1:
-        return None
-    return Body(stream[0], data[start:end], data[end] == 0xF5)
 
 
 def _uint(value: Any, what: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ephemeralml.channel import messages
+from ephemeralml.channel import message_shortcuts, messages
 from ephemeralml.channel.messages import (
     Body,
     Cancel,
@@ -153,7 +153,7 @@ def test_the_fast_reader_agrees_with_the_strict_one(data: st.DataObject) -> None
         strict = Body(*fields[1:]) if type(fields) is tuple and fields[0] == 1 and len(fields) == 4 else None
     except MalformedError:
         strict = None
-    fast = messages._fast_body(bytes(raw))
+    fast = message_shortcuts.read_body(bytes(raw))
     if fast is not None:
         assert fast == strict
 
