@@ -7,6 +7,7 @@ engine. Two engines, even of one model, differ by more than what is measured.
 """
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -56,6 +57,8 @@ async def _serve(runtime: Runtime) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = Server(runtime)
     await server.start()
+    gc.collect()
+    gc.freeze()  # as `enclave run` does
     sys.stdout.write(json.dumps({"listen": server.addresses}) + "\n")
     sys.stdout.flush()
     await stop.wait()
