@@ -58,6 +58,14 @@ IO_MODULES = {"asyncio", "http", "select", "selectors", "socket", "socketserver"
 CLOCKLESS = (*SANS_IO, "ephemeralml.attestation.nitro.", "ephemeralml.attestation.verify", "ephemeralml.receipt.verify")
 CLOCK_READS = {"now", "unix_now", "utcnow", "today", "time_ns"}
 
+MAKERS = {
+    "VerifiedEvidence": {"ephemeralml.attestation.appraisal"},
+    "VerifiedReceipt": {"ephemeralml.receipt.result", "ephemeralml.receipt.live"},
+    "VerifiedManifest": {"ephemeralml.model.verify"},
+    "Attested": {"ephemeralml.client.attested"},
+}
+"""Verified is a type: nothing but the verifier makes one."""
+
 FILE_LINES, TEST_LINES, FUNCTION_LINES = 400, 600, 50
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
 
@@ -216,6 +224,17 @@ def test_verifiers_read_no_clock() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in CLOCK_READS
     ]
     assert not found
+
+
+def calls(module: str) -> set[str]:
+    """Return the names of what a module calls, without what stands before the last dot."""
+    called = [node.func for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+    return {f.id if isinstance(f, ast.Name) else f.attr for f in called if isinstance(f, ast.Name | ast.Attribute)}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_only_verifiers_make_what_is_verified(kind: str) -> None:
+    assert {module for module in sources() if kind in calls(module)} == MAKERS[kind]
 
 
 def test_names_say_something() -> None:
