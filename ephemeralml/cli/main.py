@@ -173,9 +173,6 @@ def run(arguments: list[str]) -> int:
         return ExitCode.OK
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except NoArgsIsHelpError as shown:
-        print(shown.format_message())
-        return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001 - the one boundary; _report tells bugs apart
         return _report(error, output)
     return ExitCode.OK
@@ -188,6 +185,9 @@ def _interrupted() -> int:
 
 def _report(error: Exception, output: console.Console) -> int:
     """Print what *error* means and return its exit code; the one boundary for all errors."""
+    if isinstance(error, NoArgsIsHelpError):
+        print(error.format_message())
+        return ExitCode.USAGE
     if isinstance(error, ParseError):
         where = error.ctx.command_path if error.ctx else "ephemeralml"
         error = console.usage(_lower(error.format_message()), hint=f"see {where} --help")
