@@ -76,7 +76,16 @@ class _Child:
     def __init__(self, command: Command, on_line: OnLine, ended: "queue.SimpleQueue[_Child]") -> None:
         self.command = command
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter, a list of arguments
-            [sys.executable, "-m", "ephemeralml.host.child", str(os.getpid()), command.module, *command.arguments],
+            # -P: with -m alone, Python would import from the folder that the operator happens to stand in.
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "ephemeralml.host.child",
+                str(os.getpid()),
+                command.module,
+                *command.arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -280,6 +289,9 @@ def _printable(line: bytes) -> str:
 
 
 def _environment(added: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without option defaults: a child obeys its arguments alone."""
+    """Return this process's environment without option defaults: a child obeys its arguments alone.
+
+    The settings file of the working folder is an option default too.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("EPHEMERALML_")}
-    return {**inherited, "EPHEMERALML_CONFIG": os.devnull, **added}
+    return {**inherited, "EPHEMERALML_SETTINGS": os.devnull, **added}

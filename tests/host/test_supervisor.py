@@ -16,13 +16,11 @@ from ephemeralml.host.supervisor import ChildFailedError, Command, Supervisor
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
+IMPORTABLE = {"PYTHONPATH": str(REPOSITORY)}
 
 
 def _command(what: str, *rest: str, name: str = "child", **options: float) -> Command:
-    return Command(name, (what, *rest), module="tests.fakes.supervised", **options)
+    return Command(name, (what, *rest), module="tests.fakes.supervised", environment=IMPORTABLE, **options)
 
 
 def _gone(pid: int, seconds: float = 5.0) -> bool:
@@ -53,7 +51,24 @@ def test_option_defaults_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> N
     with Supervisor() as supervisor:
         names = supervisor.start(_command("serve"))["child"]["environment"]
     assert "EPHEMERALML_TARGET" not in names
-    assert "EPHEMERALML_CONFIG" in names
+    assert [name for name in names if name.startswith("EPHEMERALML_")] == ["EPHEMERALML_SETTINGS"]
+
+
+def test_a_settings_file_in_the_working_folder_does_not_reach_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ephemeralml.toml").write_text("[host.run\n")  # whoever reads it ends with an error
+    monkeypatch.chdir(tmp_path)
+    arguments = ("host", "run", "--target", f"unix://{tmp_path}/none", "--listen", "tcp://127.0.0.1:0", "--json")
+    with Supervisor() as supervisor:
+        assert supervisor.start(Command("relay", arguments))["relay"]["schema"] == "ephemeralml.relay/1"
+
+
+def test_a_child_imports_nothing_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the working folder')")
+    monkeypatch.chdir(tmp_path)
+    with Supervisor() as supervisor:
+        assert supervisor.start(_command("serve"))
 
 
 def test_stderr_reaches_the_observer_without_control_characters() -> None:
