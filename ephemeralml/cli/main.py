@@ -167,10 +167,9 @@ def run(arguments: list[str]) -> int:
             return _interrupted()
     except Exit as end:
         return end.code
-    except BrokenPipeError:
-        # The reader of our output went away; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+    except SystemExit:
+        # How typer ends when the reader of our output went away: nobody has the result, so it is no success.
+        return ExitCode.UNAVAILABLE
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except Exception as error:  # noqa: BLE001 - the one boundary; _report tells bugs apart

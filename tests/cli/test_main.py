@@ -1,5 +1,7 @@
 """The boundary of the command line: exit codes, streams, settings (design: one contract)."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,16 @@ def test_the_settings_file_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("EPHEMERALML_SETTINGS", str(tmp_path / "mine.toml"))
     assert run("key", "generate", cwd=tmp_path).exit_code == 0
     assert (tmp_path / "mine.pem").is_file()
+
+
+def test_output_that_nobody_reads_is_no_success_and_no_bug(tmp_path: Path) -> None:
+    assert run("key", "generate", "--out", tmp_path / "key.pem").exit_code == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ephemeralml", "key", "show", str(tmp_path / "key.pem")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (5, b"")
