@@ -19,7 +19,7 @@ from ephemeralml.attestation.evidence import Format
 from ephemeralml.attestation.model_rules import ANY_MODEL, ModelRules
 from ephemeralml.attestation.nitro.policy import NitroSection, parse_local, parse_nitro
 from ephemeralml.attestation.policy_fields import POLICY_CONTRADICTION, POLICY_EMPTY, Fields, invalid
-from ephemeralml.attestation.roots import ANY_SOFTWARE_ROOT, NO_ROOTS, TrustRoots
+from ephemeralml.attestation.roots import ANY_SOFTWARE_ROOT, NO_ROOTS, VENDOR_DIGESTS, RootKind, TrustRoots
 from ephemeralml.attestation.verdict import Assurance
 from ephemeralml.crypto import dsse, strict_json
 from ephemeralml.crypto.keys import PrivateKey, PublicKey
@@ -32,6 +32,7 @@ MAX_AGE_SECONDS = 86_400
 MAX_SKEW_SECONDS = 3_600
 
 POLICY_EXPIRED = "POLICY_EXPIRED"
+POLICY_ROOT_UNSIGNED = "POLICY_ROOT_UNSIGNED"
 WARN_POLICY_UNSIGNED = "WARN_POLICY_UNSIGNED"
 WARN_MODEL_UNPINNED = "WARN_MODEL_UNPINNED"
 
@@ -145,11 +146,13 @@ class Policy:
         1. With *key*: an envelope with its signature (rule 7). Without: bare JSON, with a warning.
         2. UTF-8 JSON of at most 1 MiB, known fields only.
         3. Not empty, no contradiction (rules 2 to 5).
-        4. Not expired at *now*, unless the caller reports that itself.
+        4. Unsigned: no vendor's root but those pinned in this package (section 3).
+        5. Not expired at *now*, unless the caller reports that itself.
 
         Raises:
-            MalformedError: It does not parse, is empty (POLICY_EMPTY) or
-                contradicts itself (POLICY_CONTRADICTION).
+            MalformedError: It does not parse, is empty (POLICY_EMPTY),
+                contradicts itself (POLICY_CONTRADICTION) or names a vendor's
+                root that nobody signed for (POLICY_ROOT_UNSIGNED).
             RejectedError: Unsigned or wrongly signed although *key* is given, or POLICY_EXPIRED.
             IncompleteError: An envelope, and no *key* to check it with.
         """
@@ -183,6 +186,19 @@ class Policy:
             security_modes=("evaluation",),
             allow_local=True,
         )
+
+
+def seal_policy(document: bytes, key: PrivateKey, *, now: datetime) -> tuple[Policy, bytes]:
+    """Sign a policy's JSON, and return what a client with the key reads of it, and the envelope.
+
+    Raises:
+        MalformedError: As `Policy.parse`; also for a policy that is in an envelope already.
+        RejectedError: It has expired.
+    """
+    if dsse.looks_like_envelope(strict_json.parse_object(document, max_bytes=MAX_POLICY_BYTES)):
+        raise invalid("it is signed already", hint="sign the JSON that it was made from")
+    envelope = dsse.seal(PAYLOAD_TYPE, document, key)
+    return Policy.parse(envelope, key=key.public, now=now), envelope
 
 
 def _unseal(data: bytes, key: PublicKey | None) -> tuple[bytes, tuple[str, ...]]:
@@ -236,6 +252,7 @@ def _parse_document(payload: bytes, *, signer: PublicKey | None, now: datetime, 
     _transparency(fields)
     fields.done()
     _refuse_contradictions(policy, now)
+    _refuse_unsigned_roots(policy)
     unpinned = not policy.models.publisher_keys and any(entry.model_hash is None for entry in policy.models.allow)
     return replace(policy, warnings=(*warnings, WARN_MODEL_UNPINNED)) if unpinned else policy
 
@@ -324,3 +341,21 @@ def _refuse_contradictions(policy: Policy, now: datetime) -> None:
             )
     if policy.local is not None and policy.local.allow and not policy.local.has_live_entry(now):
         raise invalid("every entry of local.allow has ended", code=POLICY_EMPTY)
+
+
+def _refuse_unsigned_roots(policy: Policy) -> None:
+    """Refuse another vendor root than the package's where nobody signed for it (section 3).
+
+    Whoever can change an unsigned file could otherwise make a root of their
+    own and have it believed as hardware.
+    """
+    if policy.signer is not None:
+        return
+    for item, section in policy.sections.items():
+        unknown = section.roots.digests - VENDOR_DIGESTS
+        if section.roots.kind is RootKind.VENDOR and unknown:
+            raise invalid(
+                f"{section_name(item)}.roots names sha256:{min(unknown).hex()}, which only a signed policy may",
+                code=POLICY_ROOT_UNSIGNED,
+                hint="sign it (ephemeralml policy sign) and give the key with --policy-key",
+            )

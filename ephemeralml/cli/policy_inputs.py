@@ -7,7 +7,7 @@ from pathlib import Path
 from ephemeralml import clock
 from ephemeralml.attestation.evidence import Format
 from ephemeralml.attestation.model_rules import ModelEntry
-from ephemeralml.attestation.policy import MAX_POLICY_BYTES, Policy
+from ephemeralml.attestation.policy import MAX_POLICY_BYTES, Policy, seal_policy
 from ephemeralml.attestation.policy_render import (
     MAX_MEASUREMENTS_BYTES,
     Measured,
@@ -18,7 +18,7 @@ from ephemeralml.attestation.policy_render import (
 )
 from ephemeralml.cli import console
 from ephemeralml.cli.key_files import read_public_key
-from ephemeralml.crypto.keys import PublicKey
+from ephemeralml.crypto.keys import PrivateKey, PublicKey
 from ephemeralml.errors import MalformedError
 from ephemeralml.resources import bundled
 from ephemeralml.semver import SemVer
@@ -39,6 +39,16 @@ def load_policy(path: Path, key: str | None, now: datetime, *, allow_expired: bo
     data = console.read_file(path, max_bytes=2 * MAX_POLICY_BYTES, what="policy")
     public = read_public_key(key) if key is not None else None
     return Policy.parse(data, key=public, now=now, allow_expired=allow_expired)
+
+
+def sealed_policy(path: Path, key: PrivateKey, now: datetime) -> tuple[Policy, bytes]:
+    """Read a policy's JSON and sign it; return the policy as a client reads it, and its envelope.
+
+    Raises:
+        EphemeralError: As `seal_policy`.
+    """
+    data = console.read_file(path, max_bytes=2 * MAX_POLICY_BYTES, what="policy")
+    return seal_policy(data, key, now=now)
 
 
 def read_evidence(path: Path) -> bytes:

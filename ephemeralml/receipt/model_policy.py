@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ephemeralml.attestation.verdict import Mismatch, printable
-from ephemeralml.crypto import dsse
+from ephemeralml.crypto import dsse, strict_json
 from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import MalformedError, RejectedError
 from ephemeralml.receipt.claims import AirClaims
@@ -18,31 +18,26 @@ if TYPE_CHECKING:
     from ephemeralml.attestation.model_rules import ModelRules
 
 MANIFEST_TYPE = "application/vnd.ephemeralml.model-manifest+json"
+MANIFEST_SCHEMA = "ephemeralml.model/1"
+MANIFEST_SCHEME = "sha256-manifest"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
 MODEL_PUBLISHER_REJECTED = "MODEL_PUBLISHER_REJECTED"
 
 
 @dataclass(frozen=True, slots=True)
-class PublisherProof:
-    """Whether a key of the policy signed the manifest at hand."""
-
-    signer: PublicKey | None
-    fault: str = ""
-    """Why there is no signer."""
-
-
-@dataclass(frozen=True, slots=True)
 class ManifestAtHand:
-    """A signed manifest, as far as a receipt's verifier needs it: bytes and signature."""
+    """A signed manifest, as far as a receipt's verifier needs it: bytes, signature, and whose it says it is."""
 
     payload_hash: bytes
     """SHA-256 of the payload as shipped, what `sha256-manifest` names."""
     envelope: dsse.Envelope
+    model_id: str
+    version: str
 
     @classmethod
     def parse(cls, data: bytes) -> "ManifestAtHand":
-        """Read the DSSE envelope; the payload is hashed and not looked into.
+        """Read the DSSE envelope, and of its payload which model it is of; nobody has vouched for that yet.
 
         Raises:
             MalformedError: No envelope, or one around something else.
@@ -50,14 +45,48 @@ class ManifestAtHand:
         envelope = dsse.parse(data, max_bytes=MAX_MANIFEST_BYTES)
         if envelope.payload_type != MANIFEST_TYPE:
             raise MalformedError(f"the envelope holds {printable(envelope.payload_type)!r}, not a model manifest")
-        return cls(hashlib.sha256(envelope.payload).digest(), envelope)
+        payload = strict_json.parse_object(envelope.payload, max_bytes=MAX_MANIFEST_BYTES)
+        model_id, version = payload.get("model_id"), payload.get("version")
+        if payload.get("schema") != MANIFEST_SCHEMA or type(model_id) is not str or type(version) is not str:
+            raise MalformedError(f"the envelope holds no manifest of schema {MANIFEST_SCHEMA}")
+        return cls(hashlib.sha256(envelope.payload).digest(), envelope, model_id, version)
 
-    def proof(self, keys: tuple[PublicKey, ...]) -> PublisherProof:
+    def proof(self, keys: tuple[PublicKey, ...]) -> "PublisherProof":
         """Return which of *keys* signed the manifest."""
         try:
-            return PublisherProof(self.envelope.verify(keys, payload_type=MANIFEST_TYPE))
+            return PublisherProof(self, self.envelope.verify(keys, payload_type=MANIFEST_TYPE))
         except RejectedError as error:
-            return PublisherProof(None, error.message)
+            return PublisherProof(self, None, error.message)
+
+    def faults(self, claims: AirClaims) -> list[Fault]:
+        """Return why this is not the manifest of the receipt's model; empty where it is (air-v1, section 6).
+
+        A signature says something about the model that the receipt names only
+        if the receipt names this very manifest, and both call the model the same.
+        """
+        faults = []
+        if claims.model_hash_scheme != MANIFEST_SCHEME:
+            scheme = printable(claims.model_hash_scheme or "none")
+            detail = "the receipt's model hash is of no manifest"
+            faults.append(Fault(Code.MODEL_HASH_MISMATCH, detail, MANIFEST_SCHEME, scheme))
+        if not hmac.compare_digest(self.payload_hash, claims.model_hash):
+            detail = "the receipt names another manifest"
+            faults.append(Fault(Code.MODEL_HASH_MISMATCH, detail, self.payload_hash.hex(), claims.model_hash.hex()))
+        own, stated = (self.model_id, self.version), (claims.model_id, claims.model_version)
+        if own != stated:
+            both = (printable(" ".join(names)) for names in (own, stated))
+            faults.append(Fault(Code.MODEL_ID_MISMATCH, "the manifest is of another model or version", *both))
+        return faults
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherProof:
+    """Whether a key of the policy signed the manifest at hand."""
+
+    manifest: ManifestAtHand
+    signer: PublicKey | None
+    fault: str = ""
+    """Why there is no signer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +148,15 @@ def check_model(claims: AirClaims, wanted: str | None, models: ModelFindings, tr
         trail.check("MODEL_VERSION", POLICY, too_old, passed=printable(claims.model_version))
 
 
-def check_publisher(models: "ModelRules | None", proof: PublisherProof | None, trail: Trail) -> None:
-    """MODEL_PUBLISHER, where the policy names publisher keys: the manifest is signed by one of them."""
+def check_publisher(claims: AirClaims, models: "ModelRules | None", proof: PublisherProof | None, trail: Trail) -> None:
+    """MODEL_PUBLISHER, where the policy names publisher keys: one of them signed the manifest of this model."""
     if models is None or not models.publisher_keys:
         return
     if proof is None:
         why = "the policy names publisher keys, and no manifest was given (--manifest)"
         trail.skip("MODEL_PUBLISHER", POLICY, why, required=True)
         return
-    faults = []
+    faults = proof.manifest.faults(claims)
     if proof.signer is None:
         keys = ", ".join(str(key) for key in models.publisher_keys)
         faults.append(Fault(MODEL_PUBLISHER_REJECTED, f"the manifest: {proof.fault}", keys, "no signature by these"))

@@ -100,7 +100,7 @@ def check_policy(claims: AirClaims, policy: ReceiptPolicy, now: int | None, trai
         trail,
     )
     check_model(claims, policy.model_id, models, trail)
-    check_publisher(policy.models, policy.publisher, trail)
+    check_publisher(claims, policy.models, policy.publisher, trail)
     trail.check("SECURITY_MODE_POLICY", POLICY, _mode(claims, policy), passed=f"mode {printable(claims.security_mode)}")
     _platform(claims, policy, trail)
     _nonce(claims, policy, trail)

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from ephemeralml.attestation.evidence import AppraisalTime, Format
 from ephemeralml.attestation.nitro.document import parse
 from ephemeralml.attestation.policy import Policy
+from ephemeralml.attestation.roots import VENDOR_DIGESTS
 from ephemeralml.attestation.verdict import Verdict
 from ephemeralml.crypto import cbor
 from ephemeralml.errors import EphemeralError, MalformedError
-from tests.fakes.nitro import AT, PCRS, check, policy_bytes, policy_document, workshop
+from tests.fakes.nitro import AT, PCRS, check, entry, policy_bytes, policy_document, workshop
 
 VENDOR = workshop()
 DOCUMENT = VENDOR.document()
-POLICY = policy_document()
+POLICY = policy_document(nitro={"roots": ["aws"], "allow": [entry()]})
 PREFIX = DOCUMENT[:7]
 
 
@@ -101,6 +102,7 @@ def test_a_policy_with_any_values(document: dict[str, Any]) -> None:
     assert accepted.formats in ((Format.NITRO,), (Format.LOCAL,))
     assert accepted.models.allow or accepted.models.publisher_keys
     assert all(section.allow for name, section in accepted.sections.items() if name is Format.NITRO)
+    assert accepted.nitro is None or accepted.nitro.roots.digests <= VENDOR_DIGESTS
 
 
 @pytest.mark.fuzz

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ephemeralml.attestation.evidence import AppraisalTime, Format
-from ephemeralml.attestation.policy import PAYLOAD_TYPE, DebugRule, NonceRule, Policy
+from ephemeralml.attestation.policy import PAYLOAD_TYPE, DebugRule, NonceRule, Policy, seal_policy
 from ephemeralml.attestation.roots import AWS_NITRO, AWS_NITRO_ROOT_SHA256, NO_ROOTS, RootKind
 from ephemeralml.attestation.verdict import Assurance, Verdict
 from ephemeralml.crypto import dsse
@@ -29,6 +29,8 @@ from tests.fakes.nitro import (
 
 VENDOR = workshop()
 KEY = PrivateKey.from_seed(b"\x07" * 32)
+AWS = {"roots": ["aws"], "allow": [entry()]}
+"""A section that an unsigned policy may have."""
 
 
 def nitro(**changes: Any) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class TestDefaults:
         assert accepted.nitro.roots.digests == {AWS_NITRO_ROOT_SHA256, b"\xab" * 32}
         assert accepted.nitro.allow[0].until == datetime(2026, 5, 31, 22, tzinfo=UTC)
         assert accepted.models.publisher_keys[0].raw == KEY.public.raw
-        assert accepted.warnings == ("WARN_POLICY_UNSIGNED",)
+        assert accepted.warnings == ()
 
     @pytest.mark.parametrize(
         ("models", "warned"),
@@ -201,7 +203,7 @@ class TestStrictReading:
             b'{"schema": "ephemeralml.policy/1", "schema": "ephemeralml.policy/1"}',
             b"[" * 100_000,
             b" " * (2 * 1_048_576 + 1),
-            policy_bytes(policy_document()) + b"x",
+            policy_bytes(policy_document(nitro=AWS)) + b"x",
         ],
         ids=["empty", "list", "null", "not UTF-8", "name twice", "deep", "oversize", "trailing"],
     )
@@ -210,7 +212,7 @@ class TestStrictReading:
             Policy.parse(data, now=AT)
 
     def test_more_than_a_mebibyte(self) -> None:
-        data = policy_bytes(policy_document()) + b" " * 1_048_576
+        data = policy_bytes(policy_document(nitro=AWS)) + b" " * 1_048_576
         with pytest.raises(MalformedError):
             Policy.parse(data, now=AT)
 
@@ -376,14 +378,14 @@ class TestExpiry:
     """Rule 6; the state file has its own tests."""
 
     def test_expired(self) -> None:
-        data = policy_bytes(policy_document(expires_at="2026-01-15T12:00:00Z"))
+        data = policy_bytes(policy_document(expires_at="2026-01-15T12:00:00Z", nitro=AWS))
         with pytest.raises(RejectedError) as caught:
             Policy.parse(data, now=AT)
         assert caught.value.code == "POLICY_EXPIRED"
         assert Policy.parse(data, now=AT - timedelta(seconds=1)).policy_id == "test"
 
     def test_expired_and_to_be_reported(self) -> None:
-        data = policy_bytes(policy_document(expires_at="2026-01-01T00:00:00Z"))
+        data = policy_bytes(policy_document(expires_at="2026-01-01T00:00:00Z", nitro=AWS))
         assert Policy.parse(data, now=AT, allow_expired=True).expired()
 
     def test_expiry_is_judged_no_earlier_than_loading(self) -> None:
@@ -418,7 +420,7 @@ class TestSigned:
 
     def test_an_unsigned_policy_where_a_key_is_configured(self) -> None:
         with pytest.raises(RejectedError) as caught:
-            Policy.parse(policy_bytes(policy_document()), key=KEY.public, now=AT)
+            Policy.parse(policy_bytes(policy_document(nitro=AWS)), key=KEY.public, now=AT)
         assert caught.value.code == "UNSIGNED"
 
     def test_an_envelope_without_a_signature(self) -> None:
@@ -457,10 +459,46 @@ class TestSigned:
             Policy.parse(envelope, key=KEY.public, now=AT)
 
 
+class TestVendorRoots:
+    """Section 3: pinned in the package, or in a signed policy."""
+
+    OWN = "sha256:" + "ab" * 32
+    PACKAGED = f"sha256:{AWS_NITRO_ROOT_SHA256.hex()}"
+
+    @pytest.mark.parametrize("roots", [[OWN], ["aws", OWN], [PACKAGED, OWN]])
+    def test_an_unsigned_policy_brings_none_of_its_own(self, roots: list[str]) -> None:
+        data = policy_bytes(policy_document(nitro=AWS | {"roots": roots}))
+        with pytest.raises(MalformedError, match="abab, which only a signed policy may") as caught:
+            Policy.parse(data, now=AT)
+        assert caught.value.code == "POLICY_ROOT_UNSIGNED"
+        assert "--policy-key" in (caught.value.hint or "")
+        accepted, envelope = seal_policy(data, KEY, now=AT)
+        assert accepted == Policy.parse(envelope, key=KEY.public, now=AT)
+        assert b"\xab" * 32 in accepted.trust_roots(Format.NITRO).digests
+
+    @pytest.mark.parametrize("roots", [["aws"], [PACKAGED], ["aws", PACKAGED]])
+    def test_the_packages_own_needs_no_signature(self, roots: list[str]) -> None:
+        accepted = Policy.parse(policy_bytes(policy_document(nitro=AWS | {"roots": roots})), now=AT)
+        assert accepted.trust_roots(Format.NITRO).digests == {AWS_NITRO_ROOT_SHA256}
+        assert accepted.warnings == ("WARN_POLICY_UNSIGNED",)
+
+    def test_a_software_root_needs_none_either(self) -> None:
+        accepted = Policy.parse(policy_bytes(policy_document(RootKind.SOFTWARE)), now=AT)
+        assert accepted.warnings == ("WARN_POLICY_UNSIGNED",)
+
+    def test_what_is_sealed_could_be_loaded(self) -> None:
+        with pytest.raises(MalformedError):
+            seal_policy(policy_bytes(policy_document(formats=[])), KEY, now=AT)
+        with pytest.raises(RejectedError):
+            seal_policy(policy_bytes(policy_document(expires_at="2026-01-01T00:00:00Z")), KEY, now=AT)
+        with pytest.raises(MalformedError, match="signed already"):
+            seal_policy(policy().sign(KEY), KEY, now=AT)
+
+
 class TestLoad:
     def test_from_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "policy.json"
-        path.write_bytes(policy_bytes(policy_document(expires_at="2100-01-01T00:00:00Z")))
+        path.write_bytes(policy_bytes(policy_document(expires_at="2100-01-01T00:00:00Z", nitro=AWS)))
         assert Policy.load(path).policy_id == "test"
         assert Policy.load(str(path)).policy_id == "test"
 

@@ -9,7 +9,7 @@ import pytest
 
 from ephemeralml.attestation.policy_state import PolicyState
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
-from tests.fakes.nitro import policy, policy_bytes, policy_document
+from tests.fakes.nitro import entry, policy, policy_bytes, policy_document
 
 
 @pytest.fixture
@@ -85,7 +85,9 @@ for name in sys.argv[2:]:
 def test_two_processes_do_not_lose_an_update(state: PolicyState, tmp_path: Path) -> None:
     files = []
     for number in range(20):
-        document = policy_document(policy_id=f"p{number}", expires_at="2100-01-01T00:00:00Z")
+        document = policy_document(
+            policy_id=f"p{number}", expires_at="2100-01-01T00:00:00Z", nitro={"allow": [entry()]}
+        )
         files.append(tmp_path / f"{number}.json")
         files[-1].write_bytes(policy_bytes(document))
     workers = [

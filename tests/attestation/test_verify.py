@@ -163,11 +163,8 @@ class TestConclusion:
         assert ("POLICY_EXPIRY", "POLICY_EXPIRED") in failures(appraisal)
 
     def test_an_archive_is_refused_under_a_policy_that_had_expired_when_it_was_loaded(self) -> None:
-        from ephemeralml.attestation.policy import Policy
-        from tests.fakes.nitro import policy_bytes, policy_document
-
-        data = policy_bytes(policy_document(expires_at="2026-01-10T00:00:00Z"))
-        expired = Policy.parse(data, now=datetime(2026, 1, 11, tzinfo=UTC), allow_expired=True)
+        day = datetime(2026, 1, 11, tzinfo=UTC)
+        expired = policy(now=day, allow_expired=True, expires_at="2026-01-10T00:00:00Z")
         appraisal = check(policy=expired, **ARCHIVE).run()
         assert failures(appraisal) == [("POLICY_EXPIRY", "POLICY_EXPIRED")]
 

@@ -16,6 +16,7 @@ from tests.fakes.nitro import BINDING, NONCE, PCRS, RECEIPT_KEY, entry, policy_b
 
 KEY = PrivateKey.from_seed(b"\x07" * 32)
 PCR_OPTIONS = [part for index in (0, 1, 2) for part in ("--pcr", f"{index}={PCRS[index].hex()}")]
+AWS = {"roots": ["aws"], "allow": [entry()]}
 INIT = ["policy", "init", "--policy-id", "acme", "--model", "minilm-l6-v2@1.0.0", "--out", "policy.json"]
 
 
@@ -179,17 +180,34 @@ class TestSignAndShow:
         refused(3, folder, "policy", "show", "policy.json", "--policy-key", KEY.public)
 
     def test_an_expired_policy_can_be_looked_at_and_not_signed(self, folder: Path) -> None:
-        (folder / "old.json").write_bytes(policy_bytes(policy_document(expires_at="2026-01-02T00:00:00Z")))
+        old = policy_document(expires_at="2026-01-02T00:00:00Z", nitro=AWS)
+        (folder / "old.json").write_bytes(policy_bytes(old))
         assert "EXPIRED" in ok(folder, "policy", "show", "old.json").stdout
         refused(3, folder, "policy", "sign", "old.json", "--key", "key.pem", "--out", "signed.json")
         refused(3, folder, "policy", "check", "old.json")
+
+    def test_a_vendors_root_of_ones_own_is_believed_signed_alone(self, folder: Path) -> None:
+        (folder / "own.json").write_bytes(policy_bytes(policy_document()))
+        for command in ("show", "check"):
+            result = refused(4, folder, "policy", command, "own.json")
+            assert "only a signed policy may" in result.stderr
+            assert "hint: sign it" in result.stderr
+        ok(folder, "policy", "sign", "own.json", "--key", "key.pem", "--out", "signed.json")
+        shown = ok(folder, "policy", "check", "signed.json", "--policy-key", KEY.public, "--json").json
+        assert shown["warnings"] == []
+
+    def test_a_signed_policy_is_not_signed_again(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        ok(folder, "policy", "sign", "policy.json", "--key", "key.pem", "--out", "signed.json")
+        again = refused(4, folder, "policy", "sign", "signed.json", "--key", "key.pem", "--out", "twice.json")
+        assert "signed already" in again.stderr
 
     @pytest.mark.parametrize(
         "changes",
         [{"formats": []}, {"models": {}}, {"nitro": {"allow": []}}, {"allow_local": True}, {"extra": 1}],
     )
     def test_a_policy_that_no_client_would_take_is_not_signed(self, folder: Path, changes: dict[str, Any]) -> None:
-        (folder / "bad.json").write_bytes(policy_bytes(policy_document(**changes)))
+        (folder / "bad.json").write_bytes(policy_bytes(policy_document(**{"nitro": AWS, **changes})))
         for command in (
             ["sign", "bad.json", "--key", "key.pem", "--out", "signed.json"],
             ["show", "bad.json"],
@@ -251,7 +269,7 @@ class TestCheck:
         refused(2, accepted, *arguments, "yesterday")
 
     def test_an_expired_policy_is_a_row(self, folder: Path, authority: Authority) -> None:
-        old = policy_document(expires_at="2026-01-02T00:00:00Z", nitro={"roots": ["aws"], "allow": [entry()]})
+        old = policy_document(expires_at="2026-01-02T00:00:00Z", nitro=AWS)
         (folder / "old.json").write_bytes(policy_bytes(old))
         result = run("policy", "check", "old.json", "--evidence", "evidence.att", cwd=folder)
         assert result.exit_code == 3

@@ -143,12 +143,12 @@ class TestOutput:
 
     def test_a_verdict_at_another_time_says_so_first(self, tmp_path: Path) -> None:
         path = archive().write(tmp_path)
-        made = verify(path, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT)
+        made = verify(path, *archive().policy_options(tmp_path), "--at", AT_TEXT)
         assert (
             made.stdout.splitlines()[0]
             == f"receipt {path}, judged at {AT_TEXT}, the time given: it shows what held then"
         )
-        own = verify(path, "--policy", archive().write_policy(tmp_path))
+        own = verify(path, *archive().policy_options(tmp_path))
         assert "judged at 2026-01-15T12:00:00Z, the evidence's own time" in own.stdout.splitlines()[0]
 
     def test_unencodable_terminals_and_quiet(self, receipt: Path) -> None:
@@ -289,8 +289,8 @@ class TestExpectations:
 class TestEvidence:
     def test_sidecars_are_found_and_named(self, tmp_path: Path) -> None:
         path = archive(RootKind.SOFTWARE).write(tmp_path)
-        policy = archive(RootKind.SOFTWARE).write_policy(tmp_path)
-        result = verify(path, "--policy", policy, "--at", AT_TEXT)
+        policy = archive(RootKind.SOFTWARE).policy_options(tmp_path)
+        result = verify(path, *policy, "--at", AT_TEXT)
         assert result.exit_code == 0, result.stdout
         assert f"(from {path}.json)" in result.stdout
         assert f"evidence  {path}.att: local, software TEE" in result.stdout
@@ -301,27 +301,25 @@ class TestEvidence:
         made = archive()
         path = made.write(tmp_path)
         Path(f"{path}.json").unlink()
-        policy = made.write_policy(tmp_path)
+        policy = made.policy_options(tmp_path)
         for options in ([], ["--attestation", f"{path}.att"], ["--attestation", f"{path}.att", "--public-key", KEY]):
-            result = verify(path, *options, "--policy", policy, "--at", AT_TEXT, "--json")
+            result = verify(path, *options, *policy, "--at", AT_TEXT, "--json")
             assert (result.exit_code, result.json["assurance"]) == (0, "tee")
             assert "WARN_CHANNEL_BINDING_UNCHECKED" in result.json["warnings"]
 
     def test_the_sidecar_serves_a_document_given_by_name_too(self, tmp_path: Path) -> None:
         path = archive().write(tmp_path)
         document = Path(f"{path}.att").rename(tmp_path / "elsewhere.bin")
-        result = verify(
-            path, "--attestation", document, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT, "--json"
-        )
+        result = verify(path, "--attestation", document, *archive().policy_options(tmp_path), "--at", AT_TEXT, "--json")
         assert result.exit_code == 0
         assert "WARN_CHANNEL_BINDING_UNCHECKED" not in result.json["warnings"]
         assert {check["id"]: check["status"] for check in result.json["checks"]}["N10"] == "pass"
 
     def test_a_binding_without_its_inputs_is_said_to_be_not_recomputed(self, tmp_path: Path) -> None:
         made = archive()
-        path, policy = made.write(tmp_path), made.write_policy(tmp_path)
+        path, policy = made.write(tmp_path), made.policy_options(tmp_path)
         Path(f"{path}.json").write_bytes(replace(made.sidecar, binding_inputs=None).encode())
-        result = verify(path, "--policy", policy, "--at", AT_TEXT, "--json")
+        result = verify(path, *policy, "--at", AT_TEXT, "--json")
         assert result.exit_code == 0
         assert "WARN_BINDING_NOT_RECOMPUTED" in result.json["warnings"]
 
@@ -333,7 +331,7 @@ class TestEvidence:
         document.write_bytes(made.document)
         other = OTHER_KEY.public.raw.hex()
         result = verify(
-            path, "--public-key", other, "--attestation", document, "--policy", made.write_policy(tmp_path), "--json"
+            path, "--public-key", other, "--attestation", document, *made.policy_options(tmp_path), "--json"
         )
         assert result.exit_code == 3
         assert ("N9", "NITRO_PUBKEY_BINDING_MISMATCH") in failing(result)
@@ -358,7 +356,7 @@ class TestEvidence:
 
     def test_a_production_policy_refuses_a_software_tee(self, tmp_path: Path) -> None:
         path = archive(RootKind.SOFTWARE).write(tmp_path)
-        result = verify(path, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT, "--json")
+        result = verify(path, *archive().policy_options(tmp_path), "--at", AT_TEXT, "--json")
         assert result.exit_code == 3
         assert ("N5", "NITRO_CERT_CHAIN_INVALID") in failing(result)
 
@@ -383,7 +381,7 @@ class TestEvidence:
         path = archive().write(tmp_path)
         other = archive(fields={"timestamp": int(AT.timestamp()) * 1000 + 1})
         Path(f"{path}.json").write_bytes(other.sidecar.encode())
-        result = verify(path, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT, "--json")
+        result = verify(path, *archive().policy_options(tmp_path), "--at", AT_TEXT, "--json")
         assert result.exit_code == 0
         assert "WARN_SIDECAR_OF_ANOTHER_DOCUMENT" in result.json["warnings"]
 
@@ -394,13 +392,13 @@ class TestEvidence:
 
     def test_real_evidence_and_the_wall_clock(self, tmp_path: Path) -> None:
         path = archive().write(tmp_path)
-        result = verify(path, "--policy", archive().write_policy(tmp_path), "--at", "now", "--json")
+        result = verify(path, *archive().policy_options(tmp_path), "--at", "now", "--json")
         assert result.exit_code == 3
         assert ("N7", "NITRO_CERT_TIME_INVALID") in failing(result)
         assert result.json["time_basis"] == "now"
 
     def test_without_evidence_a_policy_is_incomplete(self, receipt: Path, tmp_path: Path) -> None:
-        result = verify(receipt, "--public-key", KEY, "--policy", archive().write_policy(tmp_path), "--at", AT_TEXT)
+        result = verify(receipt, "--public-key", KEY, *archive().policy_options(tmp_path), "--at", AT_TEXT)
         assert result.exit_code == 6
         assert result.stdout.splitlines()[-1] == "incomplete, assurance receipt: not checked MIN_ASSURANCE"
 
@@ -408,7 +406,7 @@ class TestEvidence:
         made = archive()
         path = made.write(tmp_path)
         section = {**made.policy_document()["nitro"], "revocation": "required"}
-        options = ("--policy", made.write_policy(tmp_path, nitro=section), "--at", AT_TEXT, "--json")
+        options = (*made.policy_options(tmp_path, nitro=section), "--at", AT_TEXT, "--json")
         assert verify(path, *options).exit_code == 6
         issuers = (made.platform.root, *made.platform.cas)
         folder = collateral(tmp_path / "good", [crl(issuer) for issuer in issuers])
@@ -424,17 +422,23 @@ class TestEvidence:
         assert verify(receipt, "--public-key", KEY, "--policy", policy).exit_code == 4
 
     def test_a_policy_key_asks_for_a_signature(self, tmp_path: Path) -> None:
-        from ephemeralml.attestation.policy import PAYLOAD_TYPE
-        from ephemeralml.crypto import dsse
-
         made = archive()
-        path, policy = made.write(tmp_path), made.write_policy(tmp_path)
-        options = ("--policy", policy, "--at", AT_TEXT)
-        assert verify(path, *options, "--policy-key", str(PUBLISHER.public)).exit_code == 3
-        policy.write_bytes(dsse.seal(PAYLOAD_TYPE, policy_bytes(made.policy_document()), PUBLISHER))
-        assert verify(path, *options, "--policy-key", str(PUBLISHER.public)).exit_code == 0
+        path, policy = made.write(tmp_path), tmp_path / "policy.json"
+        options, keys = ("--policy", policy, "--at", AT_TEXT), made.policy_options(tmp_path)[2:]
+        assert verify(path, *options, *keys).exit_code == 0
         assert verify(path, *options, "--policy-key", KEY).exit_code == 3
         assert verify(path, *options).exit_code == 6
+        policy.write_bytes(policy_bytes(made.policy_document()))
+        assert verify(path, *options, *keys).exit_code == 3
+
+    def test_a_vendors_root_of_ones_own_takes_a_signed_policy(self, tmp_path: Path) -> None:
+        made = archive()
+        path, policy = made.write(tmp_path), tmp_path / "policy.json"
+        policy.write_bytes(policy_bytes(made.policy_document()))
+        result = verify(path, "--policy", policy, "--at", AT_TEXT)
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert "only a signed policy may" in result.stderr
+        assert "--policy-key" in result.stderr
 
 
 class TestManifest:
@@ -464,7 +468,7 @@ class TestManifest:
         made = archive()
         path = made.write(tmp_path)
         models = {"publisher_keys": [str(PUBLISHER.public)]}
-        options = ("--policy", made.write_policy(tmp_path, models=models), "--at", AT_TEXT)
+        options = (*made.policy_options(tmp_path, models=models), "--at", AT_TEXT)
         assert verify(path, *options).exit_code == 6
         beside = Path(f"{path}.manifest.json")
         beside.write_bytes(MANIFEST)
@@ -552,7 +556,7 @@ class TestOffline:
 
         for name in ("socket", "create_connection", "getaddrinfo", "socketpair"):
             monkeypatch.setattr(socket, name, forbidden)
-        options = ("--policy", made.write_policy(tmp_path), "--at", AT_TEXT, "--replay-store", tmp_path / "s.db")
+        options = (*made.policy_options(tmp_path), "--at", AT_TEXT, "--replay-store", tmp_path / "s.db")
         result = verify(path, *options, "--html", tmp_path / "o.html", "--json")
         assert (result.exit_code, result.json["assurance"]) == (0, "tee")
 

@@ -9,7 +9,7 @@ import pytest
 
 from ephemeralml.receipt import issue
 from tests.cli.runner import run
-from tests.fakes.nitro import PCRS, policy_bytes, policy_document, workshop
+from tests.fakes.nitro import PCRS, workshop
 from tests.fakes.receipts import archive
 from tests.vectors.receipt.lab import OTHER_KEY
 
@@ -19,13 +19,13 @@ def test_a_key_of_another_kind_in_public_key_is_no_contradiction(other: bytes, t
     key = {"receipt_signing_key": list(OTHER_KEY.public.raw), "protocol_version": 1, "supported_features": []}
     document = workshop().document(public_key=other, user_data=json.dumps(key).encode())
     (tmp_path / "r.cbor.att").write_bytes(document)
-    (tmp_path / "policy.json").write_bytes(policy_bytes(policy_document(models={"allow": [{"model_id": "any"}]})))
     old = archive().claims
+    policy = archive().policy_options(tmp_path, models={"allow": [{"model_id": "any"}]})
     registers = {f"pcr{index}": PCRS[index] for index in (0, 1, 2)}
     assert old.enclave_measurements.registers().items() >= registers.items()
     stated = {"attestation_doc_hash": hashlib.sha256(document).digest(), "model_id": "any"}
     for signer, code in ((OTHER_KEY, 0), (type(OTHER_KEY).from_seed(b"\x77" * 32), 3)):
         (tmp_path / "r.cbor").write_bytes(issue(replace(old, **stated), signer))
-        result = run("verify", tmp_path / "r.cbor", "--policy", tmp_path / "policy.json", "--json")
+        result = run("verify", tmp_path / "r.cbor", *policy, "--json")
         assert result.exit_code == code, result.stdout
         assert result.json["assurance"] == ("none" if code else "tee")

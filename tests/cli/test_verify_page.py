@@ -54,9 +54,7 @@ class TestPage:
 
     def test_it_stands_alone(self, tmp_path: Path) -> None:
         path = archive(RootKind.SOFTWARE).write(tmp_path)
-        text, page = self.page(
-            tmp_path, path, "--policy", archive(RootKind.SOFTWARE).write_policy(tmp_path), "--at", AT_TEXT
-        )
+        text, page = self.page(tmp_path, path, *archive(RootKind.SOFTWARE).policy_options(tmp_path), "--at", AT_TEXT)
         assert not {"script", "link", "img", "iframe", "object", "form"} & set(page.tags)
         assert not {"src", "href", "onclick", "onload", "srcset"} & {name for name, _ in page.attributes}
         assert "http://" not in text
@@ -69,8 +67,8 @@ class TestPage:
 
     def test_it_shows_verdict_ladder_checks_claims_evidence_and_limits(self, tmp_path: Path) -> None:
         path = archive(RootKind.SOFTWARE).write(tmp_path)
-        policy = archive(RootKind.SOFTWARE).write_policy(tmp_path)
-        text, page = self.page(tmp_path, path, "--policy", policy, "--at", AT_TEXT, "--expect-model", "other")
+        policy = archive(RootKind.SOFTWARE).policy_options(tmp_path)
+        text, page = self.page(tmp_path, path, *policy, "--at", AT_TEXT, "--expect-model", "other")
         for part in (
             "rejected", "MODEL_ID_MISMATCH", "check --expect-model", "wanted", "Software TEE.", "receipt id",
             "minilm-l6-v2", "(unverified)", "nitro-public-key", "judged at", "What a receipt does not say",

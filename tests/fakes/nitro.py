@@ -22,14 +22,18 @@ from ephemeralml.attestation.evidence import AppraisalTime, Evidence, ExpectedBi
 from ephemeralml.attestation.local.authority import Authority
 from ephemeralml.attestation.local.certificates import Issuer, make_cas, make_leaf, make_root, name
 from ephemeralml.attestation.local.documents import DocumentFields
-from ephemeralml.attestation.policy import Policy
+from ephemeralml.attestation.policy import PAYLOAD_TYPE, Policy
 from ephemeralml.attestation.roots import RootKind, TrustRoots
 from ephemeralml.attestation.verdict import Status
 from ephemeralml.attestation.verify import verify_evidence
-from ephemeralml.crypto import cbor, cose
+from ephemeralml.crypto import cbor, cose, dsse
+from ephemeralml.crypto.keys import PrivateKey, PublicKey
 
 AT = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 """When the documents of this platform are made."""
+
+POLICY_KEY = PrivateKey.from_seed(b"\x17" * 32)
+"""Signs the policies that name the fake vendor's root: unsigned ones may not."""
 
 RECEIPT_KEY = b"\x22" * 32
 BINDING = b"\x44" * 32
@@ -153,9 +157,20 @@ def policy_bytes(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document).encode()
 
 
-def policy(kind: RootKind = RootKind.VENDOR, *, now: datetime = AT, **changes: Any) -> Policy:
-    """A loaded policy, made by the production parser."""
-    return Policy.parse(policy_bytes(policy_document(kind, **changes)), now=now)
+def policy_file(kind: RootKind, document: Mapping[str, Any]) -> tuple[bytes, PublicKey | None]:
+    """A policy document as it is handed out, and the key to read it with: a vendor's is signed by `POLICY_KEY`."""
+    data = policy_bytes(document)
+    if kind is RootKind.SOFTWARE:
+        return data, None
+    return dsse.seal(PAYLOAD_TYPE, data, POLICY_KEY), POLICY_KEY.public
+
+
+def policy(
+    kind: RootKind = RootKind.VENDOR, *, now: datetime = AT, allow_expired: bool = False, **changes: Any
+) -> Policy:
+    """A loaded policy, made by the production parser; see `policy_file`."""
+    data, key = policy_file(kind, policy_document(kind, **changes))
+    return Policy.parse(data, key=key, now=now, allow_expired=allow_expired)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ephemeralml.receipt import AirClaims, ReceiptPolicy, ReceiptResult, issue, 
 from ephemeralml.receipt.model_policy import MANIFEST_TYPE, ManifestAtHand
 from ephemeralml.receipt.platform import appraiser
 from ephemeralml.receipt.policy import of_policy_file
-from tests.fakes.nitro import AT, NONCE, PCRS, Workshop, policy, policy_bytes, policy_document, workshop
+from tests.fakes.nitro import AT, NONCE, PCRS, Workshop, policy, policy_document, policy_file, workshop
 from tests.vectors.receipt import lab
 
 RECEIPT_KEY = lab.KEY
@@ -59,11 +59,12 @@ class Archive:
         """The JSON of a policy that accepts this archive."""
         return policy_document(self.platform.kind, self.platform.roots, **{"models": MODELS, **changes})
 
-    def write_policy(self, folder: Path, **changes: Any) -> Path:
-        """Write such a policy."""
+    def policy_options(self, folder: Path, **changes: Any) -> tuple[str, ...]:
+        """Write such a policy, a vendor's signed, and return the options that `verify` needs to take it."""
         path = folder / "policy.json"
-        path.write_bytes(policy_bytes(self.policy_document(**changes)))
-        return path
+        data, key = policy_file(self.platform.kind, self.policy_document(**changes))
+        path.write_bytes(data)
+        return ("--policy", str(path), *(("--policy-key", str(key)) if key is not None else ()))
 
 
 def archive(kind: RootKind = RootKind.VENDOR, *, fields: Mapping[str, Any] | None = None, **claims: Any) -> Archive:

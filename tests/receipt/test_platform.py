@@ -11,8 +11,10 @@ import pytest
 from ephemeralml.attestation.evidence import AppraisalTime, ExpectedBinding, TimeBasis
 from ephemeralml.attestation.roots import AWS_NITRO, NO_ROOTS, RootKind
 from ephemeralml.attestation.verdict import Assurance, Status, Verdict
+from ephemeralml.crypto import dsse
 from ephemeralml.errors import IncompleteError, MalformedError, RejectedError
 from ephemeralml.receipt import ReceiptPolicy, ReceiptResult, issue, verify_receipt
+from ephemeralml.receipt.model_policy import MANIFEST_TYPE, ManifestAtHand
 from ephemeralml.receipt.platform import join
 from ephemeralml.receipt.policy import of_policy_file
 from tests.fakes.nitro import AT, NONCE, PCRS
@@ -255,7 +257,50 @@ class TestPolicyFile:
     def test_a_manifest_of_another_model_is_another_hash(self) -> None:
         made = archive(model_hash=b"\x0b" * 32)
         file = accepting(made, models={"publisher_keys": [str(PUBLISHER.public)]})
-        assert failing(judge(made, file, manifest=MANIFEST)) == [("MHASH", "MODEL_HASH_MISMATCH")]
+        assert failing(judge(made, file, manifest=MANIFEST)) == [
+            ("MHASH", "MODEL_HASH_MISMATCH"),
+            ("MODEL_PUBLISHER", "MODEL_HASH_MISMATCH"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("claims", "code"),
+        [
+            ({"model_id": "minilm"}, "MODEL_ID_MISMATCH"),
+            ({"model_version": "9.9.9"}, "MODEL_ID_MISMATCH"),
+            ({"model_hash_scheme": "sha256-single"}, "MODEL_HASH_MISMATCH"),
+            ({"model_hash_scheme": "sha256-concat"}, "MODEL_HASH_MISMATCH"),
+            ({"model_hash_scheme": None}, "MODEL_HASH_MISMATCH"),
+        ],
+    )
+    def test_a_publisher_vouches_for_the_model_of_the_manifest_alone(self, claims: dict[str, Any], code: str) -> None:
+        made = archive(**claims)
+        file = accepting(made, models={"publisher_keys": [str(PUBLISHER.public)]})
+        assert failing(judge(made, file, manifest=MANIFEST)) == [("MODEL_PUBLISHER", code)]
+
+    def test_a_publisher_vouches_for_the_very_manifest_that_the_receipt_names(self) -> None:
+        made = archive(model_hash=b"\x0b" * 32)
+        file = accepting(made, models={"publisher_keys": [str(PUBLISHER.public)]})
+        proof = ManifestAtHand.parse(MANIFEST).proof(file.models.publisher_keys)
+        result = judge(made, file, demands=ReceiptPolicy(publisher=proof))
+        assert failing(result) == [("MODEL_PUBLISHER", "MODEL_HASH_MISMATCH")]
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            b"",
+            b"weights",
+            b"[]",
+            b'{"schema": "ephemeralml.model/2", "model_id": "minilm-l6-v2", "version": "1.0.0"}',
+            b'{"schema": "ephemeralml.model/1", "version": "1.0.0"}',
+            b'{"schema": "ephemeralml.model/1", "model_id": "minilm-l6-v2"}',
+            b'{"schema": "ephemeralml.model/1", "model_id": ["minilm-l6-v2"], "version": "1.0.0"}',
+            b'{"schema": "ephemeralml.model/1", "model_id": "minilm-l6-v2", "version": 1}',
+            b'{"schema": "ephemeralml.model/1", "model_id": "a", "model_id": "minilm-l6-v2", "version": "1.0.0"}',
+        ],
+    )
+    def test_an_envelope_around_no_manifest(self, payload: bytes) -> None:
+        with pytest.raises(MalformedError):
+            ManifestAtHand.parse(dsse.seal(MANIFEST_TYPE, payload, PUBLISHER))
 
     def test_a_required_nonce_covers_receipts(self) -> None:
         made = archive(eat_nonce=None)
@@ -274,12 +319,8 @@ class TestPolicyFile:
         assert result.rows[-2].id == "MIN_ASSURANCE"
 
     def test_an_expired_policy_fails_with_and_without_evidence(self) -> None:
-        from ephemeralml.attestation.policy import Policy
-        from tests.fakes.nitro import policy_bytes
-
         made = archive()
-        old = made.policy_document(expires_at="2026-01-10T00:00:00Z")
-        file = Policy.parse(policy_bytes(old), now=AT, allow_expired=True)
+        file = accepting(made, expires_at="2026-01-10T00:00:00Z", allow_expired=True)
         assert ("POLICY_EXPIRY", "POLICY_EXPIRED") in failing(judge(made, file))
         demands = of_policy_file(file, ReceiptPolicy())
         result = verify_receipt(made.receipt, KEY, policy=demands, now=NOW)

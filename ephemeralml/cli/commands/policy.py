@@ -72,9 +72,9 @@ def sign(
     from ephemeralml.cli.key_files import read_private_key
 
     console.check_writable(out, force=force)
-    policy = policy_inputs.load_policy(file, None, clock.now(), allow_expired=False)
     private = read_private_key(key)
-    console.write_file(out, policy.sign(private), force=force)
+    policy, envelope = policy_inputs.sealed_policy(file, private, clock.now())
+    console.write_file(out, envelope, force=force)
     document = {
         "schema": "ephemeralml.policy-signed/1",
         "policy_id": policy.policy_id,
