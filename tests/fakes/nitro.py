@@ -229,8 +229,12 @@ def crl(
     at: datetime = AT,
     key: Any = None,
     since: timedelta = timedelta(minutes=1),
+    extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
 ) -> tuple[bytes, bytes]:
-    """A revocation list of *issuer*, of one hour around *at*: SHA-256 of the issuer's key, and the list."""
+    """A revocation list of *issuer*, of one hour around *at*: SHA-256 of the issuer's key, and the list.
+
+    *extensions* come with whether they are critical.
+    """
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
@@ -240,6 +244,8 @@ def crl(
     for serial in revoked:
         item = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at - since).build()
         builder = builder.add_revoked_certificate(item)
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical)
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     spki = issuer.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

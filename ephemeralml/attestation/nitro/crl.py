@@ -34,7 +34,8 @@ def check(chain: Sequence[x509.Certificate], crls: Mapping[bytes, bytes], at: da
     """Look every certificate below the root up in its issuer's list.
 
     A list of a later time proves a revocation, before *at* or after it, but
-    not that there was none: expired certificates leave the lists.
+    not that there was none: expired certificates leave the lists. Nor does one
+    prove it that is not about the certificate, or says what we do not know.
 
     Raises:
         RejectedError: A certificate was revoked at *at*.
@@ -59,6 +60,8 @@ def check(chain: Sequence[x509.Certificate], crls: Mapping[bytes, bytes], at: da
         end = crl.next_update_utc
         if end is None or not crl.last_update_utc <= at <= end:
             gap = gap or f"the revocation list {name.hex()}.crl is not of {format_rfc3339(at)}"
+        if (limit := _limit(crl, certificate)) is not None:
+            gap = gap or f"the revocation list {name.hex()}.crl {limit}"
     return Findings(gap, tuple(later))
 
 
@@ -88,3 +91,44 @@ def _list_of(issuer: x509.Certificate, der: bytes | None) -> x509.CertificateRev
     if not fits:
         raise ValueError("is not signed by the issuer")
     return crl
+
+
+def _limit(crl: x509.CertificateRevocationList, certificate: x509.Certificate) -> str | None:
+    """Return why *certificate* need not be on the list although it is revoked, or None (RFC 5280, 5.2 and 6.3.3)."""
+    try:
+        extensions = list(crl.extensions)
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return "has extensions that do not parse"
+    for extension in extensions:
+        match extension.value:
+            case x509.IssuingDistributionPoint() as point:
+                if not _covers(point, certificate):
+                    return "is about other certificates alone"
+            case x509.DeltaCRLIndicator():
+                return "lists only what changed since another"
+            case x509.AuthorityKeyIdentifier() | x509.CRLNumber():
+                continue
+            case _ if extension.critical:
+                return f"has the critical extension {extension.oid.dotted_string}, which is unknown here"
+            case _:
+                continue
+    return None
+
+
+def _covers(point: x509.IssuingDistributionPoint, certificate: x509.Certificate) -> bool:
+    """Return whether a list of this distribution point is about *certificate*, whatever its kind and for any reason."""
+    narrowed = (
+        point.only_contains_user_certs
+        or point.only_contains_ca_certs
+        or point.only_contains_attribute_certs
+        or point.indirect_crl
+        or point.only_some_reasons is not None
+        or point.relative_name is not None
+    )
+    if narrowed or point.full_name is None:
+        return not narrowed
+    try:
+        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return False
+    return any(name in point.full_name for own in points for name in own.full_name or ())
