@@ -195,10 +195,7 @@ class _Logs:
     def __init__(self, state: StateFolder, verbosity: int, stack: ExitStack) -> None:
         self._verbosity = verbosity
         try:
-            self._files = {
-                name: stack.enter_context(state.log(name).open("w", encoding="utf-8", buffering=1))
-                for name in ("runtime", "relay")
-            }
+            self._files = {name: stack.enter_context(state.open_log(name)) for name in ("runtime", "relay")}
         except OSError as error:
             raise UnavailableError(f"cannot write a log: {error.strerror}") from error
 

@@ -11,13 +11,14 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, Authority
 from ephemeralml.attestation.local.measure import measure
@@ -70,9 +71,10 @@ class StateFolder:
         """What clients need."""
         return self.path / "policy.json"
 
-    def log(self, child: str) -> Path:
-        """Where what a child says goes."""
-        return self.path / f"{child}.log"
+    def open_log(self, child: str) -> TextIO:
+        """Open, empty, where what a child says goes; a link in its place is refused with `OSError`."""
+        path = self.path / f"{child}.log"
+        return open(path, "w", encoding="utf-8", buffering=1, opener=_no_link)
 
     def package(self, model_id: str) -> Path:
         """Where a package made here lies."""
@@ -102,8 +104,11 @@ class LocalPlan:
 def open_state(folder: Path | None) -> Iterator[StateFolder]:
     """Make or reuse a state folder and hold it for the block; None is a temporary one, removed at its end.
 
+    Names in it are known beforehand, so nobody else may be able to put something in their place.
+
     Raises:
-        UnavailableError: It cannot be written, or another deployment holds it.
+        UnavailableError: It cannot be written, another deployment holds it, or
+            it is a link, another user's, or writable by others.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -113,8 +118,9 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
                 else folder.absolute()
             )
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _require_own(path)
             (path / "packages").mkdir(exist_ok=True)
-            lock = stack.enter_context((path / "lock").open("w"))
+            lock = stack.enter_context(open(path / "lock", "w", opener=_no_link))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             socket = path / "runtime.sock"
             if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
@@ -128,6 +134,34 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
         except OSError as error:
             raise UnavailableError(f"cannot write the state folder {str(folder)!r}: {error.strerror}") from error
         yield StateFolder(path, socket)
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a state folder that somebody else could put a file into.
+
+    Raises:
+        UnavailableError: It is a link, another user's, or writable by group or others.
+        OSError: It is no folder, or cannot be looked at.
+    """
+    if folder.is_symlink():
+        raise UnavailableError(
+            f"the state folder {str(folder)!r} is a link", hint="name the folder that it leads to with --state"
+        )
+    found = folder.lstat()
+    if found.st_uid != os.geteuid():
+        raise UnavailableError(
+            f"the state folder {str(folder)!r} belongs to another user", hint="name a folder of your own with --state"
+        )
+    if stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnavailableError(
+            f"the state folder {str(folder)!r} is writable by others",
+            hint=f"look through what lies in it, then: chmod 700 {folder}",
+        )
+
+
+def _no_link(name: str, flags: int) -> int:
+    """Open a file by a name that is known beforehand, unless it is a link."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def demo_package(state: StateFolder, key: "PrivateKey", *, now: datetime, progress: Progress) -> Path:
@@ -281,7 +315,9 @@ def _policy(
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".new")
     try:
-        temporary.write_bytes(data)
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # made here: neither a link nor anybody's open file
+            file.write(data)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

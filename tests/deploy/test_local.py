@@ -1,6 +1,7 @@
 """The files of a local deployment: what is kept, what is pinned, what is refused."""
 
 import json
+import os
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,68 @@ def test_a_state_that_cannot_be_written(tmp_path: Path) -> None:
         open_state(tmp_path / "file" / "state"),
     ):
         pass
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o1777])
+def test_a_state_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(UnavailableError, match="writable by others") as caught, open_state(folder):
+        pass
+    assert "chmod 700" in (caught.value.hint or "")
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o755)
+    with open_state(folder):
+        pass
+
+
+def test_a_state_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir(mode=0o700)
+    folder = tmp_path / "state"
+    folder.symlink_to(tmp_path / "target")
+    with pytest.raises(UnavailableError, match="is a link") as caught, open_state(folder):
+        pass
+    assert "--state" in (caught.value.hint or "")
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_a_state_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o700)
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    with pytest.raises(UnavailableError, match="belongs to another user"), open_state(folder):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["lock", "runtime.log", "enclave.new", "policy.new"])
+def test_a_link_under_a_known_name_is_not_followed(tmp_path: Path, name: str) -> None:
+    package, victim, folder = signed_package(tmp_path), tmp_path / "victim", tmp_path / "state"
+    victim.write_text("precious")
+    folder.mkdir(mode=0o700)
+    (folder / name).symlink_to(victim)
+    match name:
+        case "lock":
+            with pytest.raises(UnavailableError, match="cannot write the state folder"), open_state(folder):
+                pass
+        case "runtime.log":
+            with open_state(folder) as state, pytest.raises(OSError, match="symbolic links"):
+                state.open_log("runtime")
+        case _:
+            with open_state(folder) as state:
+                _prepare(state, package)
+                assert [path for path in state.path.iterdir() if path.is_symlink()] == []
+    assert victim.read_text() == "precious"
+
+
+def test_a_log_begins_empty(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state") as state:
+        for line in ("one", "two"):
+            with state.open_log("relay") as log:
+                log.write(line)
+        assert (state.path / "relay.log").read_text() == "two"
 
 
 def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
