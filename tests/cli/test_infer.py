@@ -185,6 +185,27 @@ def test_signed_policy_and_its_rollback(place: Place) -> None:
     assert place.infer("--policy", "2.json", policy=False).exit_code == 6
 
 
+def test_the_number_of_an_unsigned_policy_is_not_kept(place: Place) -> None:
+    runtime = place.serve()
+    for version in (2, 1):
+        (place.folder / f"{version}.json").write_bytes(runtime.policy(version=version).document)
+        assert place.infer("--policy", f"{version}.json", policy=False).exit_code == 0
+    assert list(place.folder.parent.rglob("policies.json")) == []
+
+
+def test_an_archive_may_be_judged_by_an_older_version(place: Place) -> None:
+    runtime = place.serve()
+    key = PrivateKey.generate()
+    for version in (1, 2):
+        (place.folder / f"{version}.json").write_bytes(runtime.policy(version=version).sign(key))
+    signed = ("--policy-key", str(key.public))
+    assert place.infer("--policy", "2.json", *signed, "--receipt", "r.cbor", policy=False).exit_code == 0
+    (state,) = place.folder.parent.rglob("policies.json")
+    before = state.read_bytes()
+    assert run("verify", "r.cbor", "--policy", "1.json", *signed, cwd=place.folder).exit_code == 0
+    assert state.read_bytes() == before
+
+
 def test_publisher_is_checked(place: Place) -> None:
     section = {"models": {"publisher_keys": [str(PUBLISHER.public)]}}
     place.serve(policy=section)
