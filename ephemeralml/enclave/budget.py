@@ -10,6 +10,11 @@ class ByteBudget:
         self.limit = limit
         self.used = 0
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left."""
+        return self.used >= self.limit
+
     def take(self, count: int) -> bool:
         """Reserve *count* bytes; return False, with nothing reserved, where they do not fit."""
         if self.used + count > self.limit:

@@ -108,6 +108,7 @@ class Connection:
         session = self._session
         if session is None:
             return
+        self._wake()  # others may have made room meanwhile
         if self._outbox.stalled_since is not None and now - self._outbox.stalled_since > self._limits.stall_seconds:
             self._stalled = True
             self._stream.abort()
@@ -199,8 +200,12 @@ class Connection:
             raise _Over(Ending.DONE if self._channel.close_sent else Ending.PEER_GONE)
         return data
 
-    async def _feed(self, data: bytes) -> None:
+    async def _feed(self, data: bytes, *, patient: bool = False) -> None:
         """Take the peer's bytes, and send what they cause.
+
+        Args:
+            data: What came.
+            patient: Whether the rest of *data* waits where the peer must take something first.
 
         Raises:
             _Over: They break the rules, or end the connection.
@@ -213,6 +218,8 @@ class Connection:
                 if clock() > turn:
                     # Nothing else touches what this channel receives, so it can wait here.
                     self._flush()
+                    if patient:
+                        await self._until_taken()
                     await asyncio.sleep(0)
                     turn = clock() + TURN_SECONDS
         except MalformedError as error:
@@ -241,21 +248,24 @@ class Connection:
                 raise RuntimeError("an event that no server channel has")
 
     async def _serve(self) -> None:
-        session = self._session
-        assert session is not None
         while not self._channel.finished:
-            while session.backlog > self._limits.write_buffer_bytes:
-                await self._room_to_write()
+            await self._until_taken()
             data = await self._receive()
             if data:
-                await self._feed(data)
+                await self._feed(data, patient=True)
             elif not self._channel.finished:
                 # The peer has said close and ended its direction; ours ends with the last answer.
                 await self._room_to_write()
         raise _Over(Ending.DONE)
 
+    async def _until_taken(self) -> None:
+        """Read no further while the peer must take something first."""
+        assert self._session is not None
+        while self._session.held:
+            await self._room_to_write()
+
     async def _room_to_write(self) -> None:
-        """Stop reading until something was sent or the channel has finished."""
+        """Stop reading until something was sent, a moment has passed, or the channel has finished."""
         self._room = asyncio.get_running_loop().create_future()
         try:
             await self._room

@@ -6,7 +6,7 @@ one callback per request.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -50,6 +50,8 @@ INLINE_BODY_BYTES = 32_768
 """A longer request body is parsed in a thread, so that it holds up nobody else."""
 UNRESERVED_BODY_BYTES = 65_536
 """A shorter answer may be sent even where all write buffers are full."""
+ANSWER_BYTES = 4_096
+"""What an answer in line counts for beside its body: its stream's state, two hashes, headers, objects."""
 
 
 class Outbox(Protocol):
@@ -106,7 +108,10 @@ class Session:
         self._streams = ServerStreams(channel.limits, now=shared.clock(), budget=shared.bodies)
         self._receipts = shared.runtime.issuer.for_session(facts.evidence)
         self._exchanges: dict[int, Exchange] = {}
-        self._answers: deque[Exchange] = deque()
+        self._answers: OrderedDict[int, Exchange] = OrderedDict()
+        """What is being answered, by stream, in the order of turns."""
+        self._queued = 0
+        """What the answers in line count for: their unsent bytes, and each one's `ANSWER_BYTES`."""
         self._piece = channel.limits.max_record - BODY_OVERHEAD
         self._write_limit = shared.runtime.config.limits.write_buffer_bytes
         self._closing: CloseReason | None = None
@@ -114,8 +119,20 @@ class Session:
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be sent, sealed or not."""
-        return self._outbox.buffered + sum(exchange.unsent for exchange in self._answers)
+        """Bytes that wait for the peer, sealed or not, and what waiting answers cost beside theirs."""
+        return self._outbox.buffered + self._queued
+
+    @property
+    def held(self) -> bool:
+        """Whether the peer must take something before more of its requests are read.
+
+        Its own limit is one reason. The other is that the write buffers of
+        everybody are full together: then whoever has a backlog waits, since small
+        answers are counted there but never refused. A peer that takes its answers
+        has none, and is held up by nobody.
+        """
+        backlog = self.backlog
+        return backlog > self._write_limit or (backlog > 0 and self._shared.writes.exhausted)
 
     @property
     def idle_deadline(self) -> float | None:
@@ -177,6 +194,7 @@ class Session:
             self._release(exchange)
         self._exchanges.clear()
         self._answers.clear()
+        self._queued = 0
         self._streams.release()
 
     def _handle(self, event: ServerEvent) -> None:
@@ -269,37 +287,38 @@ class Session:
 
     def _answer(self, exchange: Exchange, response: ApiResponse) -> None:
         """Put a response in line, its bytes reserved."""
-        size = len(response.body)
+        cost = len(response.body) + ANSWER_BYTES
         if exchange.reserved:
-            self._shared.writes.adjust(size - exchange.reserved)
-        elif size <= UNRESERVED_BODY_BYTES:
-            self._shared.writes.adjust(size)
-        elif not self._shared.writes.take(size):
+            self._shared.writes.adjust(cost - exchange.reserved)
+        elif len(response.body) <= UNRESERVED_BODY_BYTES:
+            self._shared.writes.adjust(cost)
+        elif not self._shared.writes.take(cost):
             response = errors.unavailable("no memory for another answer", "memory_full").response()
-            size = len(response.body)
-            self._shared.writes.adjust(size)
-        exchange.reserved = size
+            cost = len(response.body) + ANSWER_BYTES
+            self._shared.writes.adjust(cost)
+        exchange.reserved = cost
         if exchange.begun:
             exchange.execution_ms = int((self._shared.clock() - exchange.begun) * 1_000)
         exchange.answer(response)
-        self._answers.append(exchange)
+        self._answers[exchange.stream] = exchange
+        self._queued += cost
 
     def _send_next(self) -> None:
         """Queue the next message or messages of the answer whose turn it is."""
-        exchange = self._answers[0]
+        exchange = next(iter(self._answers.values()))
         if exchange.unsent <= self._piece:
             self._finish_answer(exchange)
             return
         self._send_head(exchange)
         self._send_piece(exchange)
-        self._answers.rotate(-1)
+        self._answers.move_to_end(exchange.stream)
 
     def _finish_answer(self, exchange: Exchange) -> None:
         """Send all that is left of an answer, its receipt last."""
-        self._answers.remove(exchange)
         self._send_head(exchange)
         while exchange.unsent:
             self._send_piece(exchange)
+        self._leave_line(exchange)
         self._end(exchange)
 
     def _send_head(self, exchange: Exchange) -> None:
@@ -311,13 +330,17 @@ class Session:
     def _send_piece(self, exchange: Exchange) -> None:
         piece = exchange.next_piece(self._piece)
         if piece is not None:
+            self._queued -= len(piece[0])
             self._send(Body(exchange.stream, *piece))
+
+    def _leave_line(self, exchange: Exchange) -> None:
+        if self._answers.pop(exchange.stream, None) is not None:
+            self._queued -= exchange.unsent + ANSWER_BYTES
 
     def _cut(self, exchange: Exchange, outcome: Outcome) -> None:
         """End an exchange early; the receipt covers what was sent so far."""
         self._drop_work(exchange)
-        if exchange in self._answers:
-            self._answers.remove(exchange)
+        self._leave_line(exchange)
         exchange.outcome = outcome
         self._end(exchange)
 

@@ -25,3 +25,13 @@ def test_overdrawing_is_paid_back() -> None:
 def test_returning_too_much_is_a_bug() -> None:
     with pytest.raises(RuntimeError):
         ByteBudget(10).give(1)
+
+
+def test_it_is_exhausted_at_its_limit() -> None:
+    budget = ByteBudget(10)
+    assert budget.take(9)
+    assert not budget.exhausted
+    budget.adjust(1)
+    assert budget.exhausted
+    budget.adjust(5)
+    assert budget.exhausted

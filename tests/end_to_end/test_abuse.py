@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ephemeralml.channel.frames import FrameType, header
-from ephemeralml.channel.messages import Body, Ping
+from ephemeralml.channel.messages import Body, Ping, Request
 from ephemeralml.channel.suites import PREFERRED
 from tests.fakes.raw_client import AlertError, EndedError, RawClient, connected, streams
 from tests.fakes.runtime_process import RuntimeProcess, running
@@ -258,6 +258,53 @@ async def abuse(folder: Path, count: int) -> None:
         assert "task_failed" not in log
         assert "a connection's handler failed" not in log
         assert "cat sat" not in log
+
+
+async def asks_and_never_reads(address: str, done: asyncio.Event) -> int:
+    """Ask for as many small refusals as the server reads; return how many were asked."""
+    client = RawClient(*await streams(address), PREFERRED)
+    try:
+        await client.handshake()
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        asked = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                for _ in range(500):
+                    client.channel.send(Request(2 * asked + 1, "POST", "/v1/embeddings", {}, b"x", True))
+                    asked += 1
+                client.writer.write(client.channel.data_to_send())
+                await asyncio.wait_for(client.writer.drain(), 2)
+        await done.wait()
+        return asked
+    finally:
+        reset(client.writer)
+
+
+@pytest.mark.timeout(120)
+async def test_what_peers_that_never_read_cost(tmp_path: Path) -> None:
+    """Small answers pile up for peers that take none: bounded per connection, and nobody else's trouble."""
+    from tests.fakes import raw_client
+
+    peers, kib_each = 5, 12 << 10
+    with running(tmp_path) as runtime, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raw_client, "AUTHORITY", runtime.authority)
+        for _ in range(20):
+            await is_honest(runtime.address, random.Random(0))
+        before = runtime.resident_kib
+        done = asyncio.Event()
+        honest = asyncio.create_task(honest_answers(runtime.address, done))
+        deaf = [asyncio.create_task(asks_and_never_reads(runtime.address, done)) for _ in range(peers)]
+        most, seen = before, asyncio.get_running_loop().time()
+        # Until nothing has grown for longer than a peer waits.
+        while asyncio.get_running_loop().time() < seen + 4:
+            await asyncio.sleep(0.1)
+            if runtime.resident_kib > most:
+                most, seen = runtime.resident_kib, asyncio.get_running_loop().time()
+        done.set()
+        assert min(await asyncio.gather(*deaf)) > 10_000
+        assert await honest > 20
+        assert most - before <= peers * kib_each, f"{(most - before) / peers:.0f} KiB for each peer that does not read"
+        await is_honest(runtime.address, random.Random(0))
 
 
 @pytest.mark.timeout(120)
