@@ -2,7 +2,7 @@
 
 Raw sockets are accepted here, from the loop's readiness callback, because the
 relay wants them as sockets; WebSocket connections come as streams from the
-transport package.
+transport package, which asks about each of them before it reads its opening.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.transport import tcp, unix, vsock
 from ephemeralml.transport.address import Address, Scheme
-from ephemeralml.transport.streams import Listener, Stream
+from ephemeralml.transport.streams import Admit, Listener
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,6 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 Accepted = Callable[[socket.socket, str | None], None]
 """Gets a non-blocking connection and the peer's address, None for unix."""
-Visited = Callable[[Stream], Awaitable[None]]
-"""Serves a WebSocket connection until it ends."""
 
 
 class Door(Protocol):
@@ -143,8 +141,14 @@ class WebSocketDoor:
         await self._listener.wait_closed()
 
 
-async def open_door(address: Address, accepted: Accepted, visited: Visited) -> Door:
+async def open_door(address: Address, accepted: Accepted, admit: Admit, *, opening_seconds: float) -> Door:
     """Listen on *address*.
+
+    Args:
+        address: Of the tcp, unix or ws kind.
+        accepted: Gets each raw connection.
+        admit: Asked about each WebSocket connection.
+        opening_seconds: How long a WebSocket's opening may take.
 
     Raises:
         UnavailableError: It is taken, not ours, or of a kind that a relay does not listen on.
@@ -157,9 +161,9 @@ async def open_door(address: Address, accepted: Accepted, visited: Visited) -> D
         sock, file = unix.listen(address)
         return SocketDoor(address, [sock], accepted, file)
     if address.scheme is Scheme.WS:
-        from ephemeralml.transport import listen
+        from ephemeralml.transport import listen_websocket
 
-        return WebSocketDoor(await listen(address, visited))
+        return WebSocketDoor(await listen_websocket(address, admit, opening_seconds=opening_seconds))
     raise UnavailableError(
         f"a relay does not listen on {address}", hint="listen on tcp, unix or ws; TLS for wss ends at a proxy before it"
     )

@@ -24,7 +24,7 @@ from ephemeralml.host.limits import Limits
 from ephemeralml.host.pump import Pump
 from ephemeralml.host.splice import Outcome, Splice
 from ephemeralml.transport.address import Address
-from ephemeralml.transport.streams import Stream
+from ephemeralml.transport.streams import Stream, Visit
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +42,24 @@ class _Joined(Protocol):
     def close(self, outcome: Outcome) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Ticket:
+    """An admitted connection on its way to the target, by the loop's clock."""
+
+    peer: str
+    earliest: float
+    """When its peer's pace lets it reach out."""
+    deadline: float
+    """When the target must have answered."""
+
+
 @dataclass(slots=True)
 class _Record:
     """What the relay knows of a joined connection: sizes and times."""
 
     number: int
-    peer: str
+    peer: str | None
+    """Whose count it leaves with its end; None where its door says when it does."""
     since: float
     active: float
     """When a byte was last known to have been delivered."""
@@ -119,7 +131,7 @@ class Relay:
         """
         try:
             for address in self._listen:
-                self._doors.append(await open_door(address, self._accepted, self._visited))
+                self._doors.append(await self._open(address))
         except BaseException:
             await self.stop(drain=False)
             raise
@@ -143,6 +155,9 @@ class Relay:
         self._sweeper = None
         self._say_counts()
 
+    async def _open(self, address: Address) -> Door:
+        return await open_door(address, self._accepted, self._knocked, opening_seconds=self.limits.connect_seconds)
+
     async def _drained(self) -> None:
         """Wait until no connection is left, or the time for it is over."""
         with contextlib.suppress(TimeoutError):
@@ -153,14 +168,14 @@ class Relay:
 
     def _accepted(self, front: socket.socket, host: str | None) -> None:
         """Take a raw connection, or close it at once; called by a door."""
-        peer = peer_of(host)
-        wait = self._admit(peer)
-        if wait is None:
+        ticket = self._admit(host)
+        if ticket is None:
             front.close()
             return
-        task = self._loop.create_task(self._reach(peer, wait))
+        self._counts["accepted"] += 1
+        task = self._loop.create_task(self._reach(ticket))
         self._tasks.add(task)
-        task.add_done_callback(partial(self._reached, front, peer))
+        task.add_done_callback(partial(self._reached, front, ticket.peer))
 
     def _reached(self, front: socket.socket, peer: str, task: asyncio.Task[socket.socket | None]) -> None:
         """Splice *front* to the target that *task* has reached, if it has."""
@@ -174,48 +189,51 @@ class Relay:
         self._remember(splice, peer)
         splice.start()
 
-    async def _visited(self, front: Stream) -> None:
-        """Serve a WebSocket connection until it ends; called by a door in the connection's task."""
-        peer = peer_of(front.peer)
-        wait = self._admit(peer)
-        if wait is None:
-            front.abort()
-            return
+    def _knocked(self, host: str) -> Visit | None:
+        """Count a WebSocket connection that has not opened yet, or refuse it; called by a door."""
+        ticket = self._admit(host)
+        if ticket is None:
+            return None
+        return Visit(partial(self._visited, ticket), partial(self._release, ticket.peer))
+
+    async def _visited(self, ticket: _Ticket, front: Stream) -> None:
+        """Serve a WebSocket connection, now open, until it ends; called by a door in the connection's task."""
+        self._counts["accepted"] += 1
         back = None
         try:
-            back = await self._reach(peer, wait)
+            back = await self._reach(ticket)
         finally:
             if back is None:
                 front.abort()
-                self._release(peer)
         if back is not None:
             pump = Pump(front, back, self.limits.chunk_bytes, self._ended)
-            self._remember(pump, peer)
+            self._remember(pump, None)
             await pump.run()
 
-    def _admit(self, peer: str) -> float | None:
-        """Return how long a new connection of *peer* waits, or None if it is refused."""
+    def _admit(self, host: str | None) -> _Ticket | None:
+        """Count a new connection from *host*; None if it is refused."""
+        peer = peer_of(host)
         verdict = self._admission.admit(peer)
         if isinstance(verdict, Refusal):
             self._counts["refused"] += 1
             self._tell(f"refused, {verdict.value}")
             return None
-        self._counts["accepted"] += 1
         self._empty.clear()
-        return verdict
+        now = self._loop.time()
+        return _Ticket(peer, now + verdict, now + self.limits.connect_seconds)
 
     def _release(self, peer: str) -> None:
         self._admission.release(peer)
         if not self._admission.connections:
             self._empty.set()
 
-    async def _reach(self, peer: str, wait: float) -> socket.socket | None:
+    async def _reach(self, ticket: _Ticket) -> socket.socket | None:
         """Return a connection to the target, or None, said in the log, if there is none in time."""
         try:
-            async with asyncio.timeout(self.limits.connect_seconds):
-                if wait:
+            async with asyncio.timeout_at(ticket.deadline):
+                if (wait := ticket.earliest - self._loop.time()) > 0:
                     await asyncio.sleep(wait)
-                async with self._turnstile.turn(peer):
+                async with self._turnstile.turn(ticket.peer):
                     return await dial(self._target)
         except TimeoutError:
             reason = "no answer in time"
@@ -229,14 +247,15 @@ class Relay:
 
     # -- joined connections -----------------------------------------------------------------
 
-    def _remember(self, joined: _Joined, peer: str) -> None:
+    def _remember(self, joined: _Joined, peer: str | None) -> None:
         now = self._loop.time()
         self._joined[joined] = _Record(next(self._numbers), peer, since=now, active=now)
 
     def _ended(self, joined: _Joined, outcome: Outcome) -> None:
         """Forget a connection and say its sizes and times."""
         record = self._joined.pop(joined)
-        self._release(record.peer)
+        if record.peer is not None:
+            self._release(record.peer)
         up, down = joined.delivered
         self._counts["up"] += up
         self._counts["down"] += down

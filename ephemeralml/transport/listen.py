@@ -10,14 +10,17 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.transport import tcp, unix, vsock
 from ephemeralml.transport.address import Address, Scheme
 from ephemeralml.transport.async_socket import SocketStream
 from ephemeralml.transport.faults import unlistenable
-from ephemeralml.transport.streams import READ_BYTES, WRITE_BYTES, Handler, Listener, Stream
+from ephemeralml.transport.streams import READ_BYTES, WRITE_BYTES, Admit, Handler, Listener, Stream, Visit
+
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
 
 HANDSHAKE_SECONDS = 10.0
 """How long TLS and a websocket's opening may take."""
@@ -28,10 +31,9 @@ _log = logging.getLogger(__name__)
 class _Listening:
     """What the two kinds of listeners share: the tasks of their connections."""
 
-    def __init__(self, address: Address, handler: Handler) -> None:
+    def __init__(self, address: Address) -> None:
         self.address = address
         """Where it listens, with the port that was chosen for 0."""
-        self._handler = handler
         self._tasks: set[asyncio.Task[Any]] = set()
         self._server: Any = None
         self._cleanup: Callable[[], None] = lambda: None
@@ -60,10 +62,10 @@ class _Listening:
     def _stop(self) -> None:
         self._server.close()
 
-    async def serve(self, stream: Stream) -> None:
-        """Run the handler on *stream* to its end."""
+    async def serve(self, stream: Stream, handler: Handler) -> None:
+        """Run *handler* on *stream* to its end."""
         try:
-            await self._handler(stream)
+            await handler(stream)
         except asyncio.CancelledError:
             stream.abort()
             raise
@@ -80,8 +82,12 @@ class _Listening:
 class _SocketListener(_Listening):
     """Listens on plain sockets."""
 
+    def __init__(self, address: Address, handler: Handler) -> None:
+        super().__init__(address)
+        self._handler = handler
+
     def accepted(self, stream: SocketStream) -> None:
-        task = asyncio.get_running_loop().create_task(self.serve(stream))
+        task = asyncio.get_running_loop().create_task(self.serve(stream, self._handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -131,24 +137,37 @@ class _All:
 class _WebSocketListener(_Listening):
     """Listens for websockets."""
 
-    async def accepted(self, stream: Stream) -> None:
+    def __init__(self, address: Address, admit: Admit) -> None:
+        super().__init__(address)
+        self._admit = admit
+        self._opening: set[ServerConnection] = set()
+
+    async def accepted(self, stream: Stream, visit: Visit) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            await self.serve(stream)
+            await self.serve(stream, visit.serve)
             await stream.wait_closed()
         finally:
             self._tasks.discard(task)
 
     def _stop(self) -> None:
         self._server.close(close_connections=False)
+        for connection in tuple(self._opening):
+            connection.transport.abort()
 
-    async def start(self, *, tls: SSLContext | None, write_limit: int) -> None:
+    async def start(self, *, tls: SSLContext | None, opening_seconds: float, write_limit: int) -> None:
         from ephemeralml.transport import websocket
 
         self._server = await websocket.serve(
-            self.address, self.accepted, tls=tls, open_timeout=HANDSHAKE_SECONDS, write_limit=write_limit
+            self.address,
+            self._admit,
+            self.accepted,
+            opening=self._opening,
+            tls=tls,
+            open_timeout=opening_seconds,
+            write_limit=write_limit,
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
         self.address = replace(self.address, port=port)
@@ -179,9 +198,8 @@ async def listen(
         UnavailableError: The address is taken, not ours, or needs a right we lack.
     """
     if address.scheme in (Scheme.WS, Scheme.WSS):
-        web = _WebSocketListener(address, handler)
-        await web.start(tls=tls, write_limit=write_limit)
-        return web
+        visit = Visit(handler, lambda: None)
+        return await listen_websocket(address, lambda _peer: visit, tls=tls, write_limit=write_limit)
     listener = _SocketListener(address, handler)
     match address.scheme:
         case Scheme.TCP:
@@ -194,4 +212,29 @@ async def listen(
             sockets = [vsock.listen(address)]
             listener.address = replace(address, port=sockets[0].getsockname()[1])
     await listener.start(sockets, read_limit=read_limit, write_limit=write_limit, backlog=backlog)
+    return listener
+
+
+async def listen_websocket(
+    address: Address,
+    admit: Admit,
+    *,
+    tls: SSLContext | None = None,
+    opening_seconds: float = HANDSHAKE_SECONDS,
+    write_limit: int = WRITE_BYTES,
+) -> Listener:
+    """Listen for websockets on behalf of an owner that counts connections before they open.
+
+    Args:
+        address: Where; port 0 lets the system choose.
+        admit: Asked about every connection before its opening is read; over TLS, once that stands.
+        tls: For wss, which needs it.
+        opening_seconds: How long TLS and an opening may take.
+        write_limit: Bytes waiting unsent before `Stream.send` waits.
+
+    Raises:
+        UnavailableError: As `listen`.
+    """
+    listener = _WebSocketListener(address, admit)
+    await listener.start(tls=tls, opening_seconds=opening_seconds, write_limit=write_limit)
     return listener

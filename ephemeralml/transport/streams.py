@@ -5,6 +5,7 @@ threads. Faults of the network are `UnavailableError`, never a socket's own.
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from ephemeralml.errors import UnavailableError
@@ -90,6 +91,20 @@ class SyncStream(Protocol):
 
 Handler = Callable[[Stream], Awaitable[None]]
 """Serves one connection; the listener closes the stream when it returns or fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What becomes of one websocket connection that was admitted."""
+
+    serve: Handler
+    """Called once it has opened, if it ever does."""
+    ended: Callable[[], None]
+    """Called once it is gone, whether it opened or not."""
+
+
+Admit = Callable[[str], Visit | None]
+"""Asked about a websocket connection, by its peer, before a byte of its opening is read; None refuses it."""
 
 
 class Listener(Protocol):

@@ -6,15 +6,15 @@ There is no half-close: either side's close frame ends both directions.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.transport.address import WEBSOCKET_PATH, Address, Scheme
 from ephemeralml.transport.faults import unlistenable, unreachable
-from ephemeralml.transport.streams import READ_BYTES, WRITE_BYTES, Stream
+from ephemeralml.transport.streams import READ_BYTES, WRITE_BYTES, Admit, Stream, Visit
 
 if TYPE_CHECKING:
     from websockets.asyncio.connection import Connection
@@ -38,8 +38,7 @@ class WebSocketStream:
         self._rest = memoryview(b"")
         self._sending = asyncio.Lock()
         self._closing: asyncio.Task[None] | None = None
-        address = connection.remote_address
-        self.peer = str(address[0]) if isinstance(address, tuple) else "unix"
+        self.peer = _peer_name(connection.remote_address)
         """Who is at the other end."""
 
     async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
@@ -163,21 +162,63 @@ def missing() -> UnavailableError:
     return UnavailableError("websocket addresses need the websockets package", hint="pip install 'ephemeralml[client]'")
 
 
+def _peer_name(address: object) -> str:
+    return str(address[0]) if isinstance(address, tuple) else "unix"
+
+
 def _only_our_path(connection: "ServerConnection", request: "Request") -> "Response | None":
     if request.path == WEBSOCKET_PATH:
         return None
     return connection.respond(HTTPStatus.NOT_FOUND, f"channels are served at {WEBSOCKET_PATH}\n")
 
 
+def _admitting(base: "type[ServerConnection]", admit: Admit, opening: "set[ServerConnection]") -> Any:
+    """Return a kind of *base* that asks *admit* as soon as its transport stands, and says when that is gone."""
+
+    class Admitted(base):  # type: ignore[misc, valid-type] # a parameter, since the library is imported late
+        visit: Visit | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.visit = admit(_peer_name(transport.get_extra_info("peername")))
+            if self.visit is None:
+                # asyncio has not begun to read, and the library learns nothing of it.
+                cast("asyncio.Transport", transport).abort()
+                return
+            opening.add(self)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.visit is None:
+                return
+            opening.discard(self)
+            try:
+                super().connection_lost(exc)
+            finally:
+                self.visit.ended()
+
+    return Admitted
+
+
 async def serve(
     address: Address,
-    accepted: Callable[[Stream], Any],
+    admit: Admit,
+    accepted: Callable[[Stream, Visit], Awaitable[None]],
     *,
+    opening: "set[ServerConnection]",
     tls: SSLContext | None,
     open_timeout: float,
     write_limit: int = WRITE_BYTES,
 ) -> "Server":
-    """Listen, and await ``accepted(stream)`` for every connection at `WEBSOCKET_PATH`.
+    """Listen, and await ``accepted(stream, visit)`` for every connection that opens at `WEBSOCKET_PATH`.
+
+    Args:
+        address: Where.
+        admit: Asked before a connection's opening is read; over TLS, once that stands.
+        accepted: Serves an open connection.
+        opening: Holds the connections that were admitted and have not opened yet.
+        tls: For wss.
+        open_timeout: Seconds for an opening, and for TLS before it.
+        write_limit: Bytes waiting unsent before `Stream.send` waits.
 
     Raises:
         UnavailableError: The address cannot be listened on.
@@ -187,7 +228,9 @@ async def serve(
     library = _library()
 
     async def handler(connection: "ServerConnection") -> None:
-        await accepted(WebSocketStream(connection))
+        opening.discard(connection)
+        visit: Visit = cast("Any", connection).visit
+        await accepted(WebSocketStream(connection), visit)
 
     try:
         server: Server = await library.server.serve(
@@ -199,6 +242,7 @@ async def serve(
             open_timeout=open_timeout,
             write_limit=write_limit,
             server_header=None,
+            create_connection=_admitting(library.server.ServerConnection, admit, opening),
             **settings(),
         )
     except OSError as error:

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect as raw_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ephemeralml.errors import UnavailableError
-from ephemeralml.transport import Address, Listener, Stream, connect, listen, open_stream
+from ephemeralml.transport import Address, Listener, Stream, Visit, connect, listen, listen_websocket, open_stream
 from ephemeralml.transport.websocket import MAX_MESSAGE
 
 LOCAL = Address.parse("ws://127.0.0.1:0/v1/channel")
@@ -201,6 +201,97 @@ async def test_garbage_instead_of_a_handshake(caplog: pytest.LogCaptureFixture) 
     await stream.wait_closed()
     await stop(listener)
     assert "secret-path" not in caplog.text
+
+
+class Porter:
+    """Admits as many as it is told to, and notes what becomes of them."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.said: list[str] = []
+
+    def admit(self, peer: str) -> Visit | None:
+        assert peer == "127.0.0.1"
+        self.places -= 1
+        self.said.append("refused" if self.places < 0 else "admitted")
+        return None if self.places < 0 else Visit(self.serve, lambda: self.said.append("ended"))
+
+    async def serve(self, stream: Stream) -> None:
+        self.said.append("opened")
+        await echo(stream)
+
+    async def has_said(self, *words: str) -> None:
+        async with asyncio.timeout(5):
+            while len(self.said) < len(words):  # noqa: ASYNC110 - said by the server's callbacks
+                await asyncio.sleep(0.01)
+        assert tuple(self.said) == words
+
+
+async def test_the_owner_is_asked_before_an_opening_and_told_of_every_end() -> None:
+    porter = Porter(2)
+    listener = await listen_websocket(LOCAL, porter.admit)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
+    await porter.has_said("admitted")
+    writer.close()
+    await writer.wait_closed()
+    await porter.has_said("admitted", "ended")
+    porter.said.clear()
+    stream = await open_stream(listener.address)
+    await stream.send(b"x")
+    assert await stream.receive() == b"x"
+    await porter.has_said("admitted", "opened")
+    with pytest.raises(UnavailableError):
+        await open_stream(listener.address)
+    stream.close()
+    await stream.wait_closed()
+    await porter.has_said("admitted", "opened", "refused", "ended")
+    assert await reader.read() == b""
+    await stop(listener)
+
+
+async def test_who_was_refused_gets_no_answer() -> None:
+    porter = Porter(0)
+    listener = await listen_websocket(LOCAL, porter.admit)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    assert porter.said == ["refused"]
+    await stop(listener)
+
+
+async def test_an_opening_has_its_time() -> None:
+    porter = Porter(1)
+    listener = await listen_websocket(LOCAL, porter.admit, opening_seconds=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    await porter.has_said("admitted", "ended")
+    writer.close()
+    await writer.wait_closed()
+    await stop(listener)
+
+
+async def test_closing_ends_openings_and_nothing_else() -> None:
+    porter = Porter(2)
+    listener = await listen_websocket(LOCAL, porter.admit)
+    stream = await open_stream(listener.address)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
+    await porter.has_said("admitted", "opened", "admitted")
+    listener.close()
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    await porter.has_said("admitted", "opened", "admitted", "ended")
+    await stream.send(b"x")
+    assert await stream.receive() == b"x"
+    stream.close()
+    await stream.wait_closed()
+    writer.close()
+    await writer.wait_closed()
+    await stop(listener)
 
 
 async def test_something_else_answers() -> None:
