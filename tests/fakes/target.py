@@ -30,11 +30,13 @@ async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 async def target(handler: Handler = echo, *, unix: Path | None = None, limit: int = 1 << 16) -> AsyncIterator[Address]:
     """Serve *handler* and give its address."""
     tasks: set[asyncio.Task[None]] = set()
+    writers: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
+        writers.add(writer)
         try:
             await handler(reader, writer)
         except asyncio.CancelledError:
@@ -42,6 +44,9 @@ async def target(handler: Handler = echo, *, unix: Path | None = None, limit: in
         finally:
             tasks.discard(task)
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            writers.discard(writer)
 
     if unix is not None:
         server: asyncio.Server = await asyncio.start_unix_server(serve, unix, limit=limit, backlog=1024)
@@ -53,6 +58,10 @@ async def target(handler: Handler = echo, *, unix: Path | None = None, limit: in
         yield address
     finally:
         server.close()
+        for writer in tuple(writers):
+            writer.transport.abort()
         for task in tuple(tasks):
             task.cancel()
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while writers:  # noqa: ASYNC110 - what is waited for are the transports' own ends
+                await asyncio.sleep(0.01)
