@@ -191,3 +191,12 @@ async def test_stopping_lets_open_connections_end() -> None:
             assert not stopping.done()
         async with asyncio.timeout(4):
             await stopping
+
+
+async def test_a_fast_peer_waits_for_its_turn() -> None:
+    async with relaying(Limits(peer_burst=1, peer_rate=2, local_exempt=False)) as (relay, ws, _):
+        begin = time.monotonic()
+        assert await served(ws)
+        assert await served(ws)
+        assert time.monotonic() - begin >= 0.45
+        assert relay.totals.refused == 0
