@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from ephemeralml.channel.message_types import Body, End, Outcome, Response, Usage
+from ephemeralml.channel.message_types import Body, End, Outcome, Request, Response, Usage
 from ephemeralml.crypto import cbor
 from ephemeralml.errors import MalformedError
 
 _REMEMBERED_HEADER_BYTES = 512
+_NONCE_HEAD = b"\x58\x20"
+_NONCE_BYTES = 32
+_CREDENTIAL = "authorization"
 _OUTCOMES = tuple(Outcome)
 
 
@@ -64,6 +67,59 @@ def _read_head(data: bytes, offset: int, major: int) -> tuple[int, int] | None:
     return argument, end
 
 
+def encode_request(request: Request) -> bytes:
+    """Return a request's plaintext; a client asks the same thing again and again."""
+    nonce = b"\xf6" if request.nonce is None else head(0x40, len(request.nonce)) + request.nonce
+    # A bearer token is nothing to remember, here or below.
+    encoder = _encoded_question.__wrapped__ if _CREDENTIAL in request.headers else _encoded_question
+    asked = encoder(request.method, request.path, tuple(request.headers.items()))
+    return b"".join((b"\x87\x00", head(0x00, request.stream), asked, nonce, b"\xf5" if request.fin else b"\xf4"))
+
+
+@lru_cache(maxsize=64)
+def _encoded_question(method: str, path: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    return cbor.encode(method) + cbor.encode(path) + cbor.encode(dict(headers))
+
+
+def read_request(data: bytes) -> Request | None:
+    """Read a request with a nonce of 32 bytes or none, whose question has been read before or is short.
+
+    CBOR items are prefix-free: where what stands before the nonce is exactly
+    three items, no other reading of the whole exists.
+    """
+    stream = _read_head(data, 2, 0x00)
+    if stream is None or not stream[0] & 1 or data[-1] not in (0xF4, 0xF5):
+        return None
+    end, nonce = len(data) - 2, None
+    if data[end:-1] != b"\xf6":
+        end = len(data) - 1 - _NONCE_BYTES - len(_NONCE_HEAD)
+        if end < stream[1] or data[end : end + 2] != _NONCE_HEAD:
+            return None
+        nonce = data[end + 2 : -1]
+    if not 0 < end - stream[1] <= _REMEMBERED_HEADER_BYTES:
+        return None
+    question = data[stream[1] : end]
+    asked = None if _CREDENTIAL.encode() in question else _decoded_question(question)
+    return None if asked is None else Request(stream[0], *asked, nonce, data[-1] == 0xF5)
+
+
+@lru_cache(maxsize=64)
+def _decoded_question(encoded: bytes) -> tuple[str, str, Mapping[str, str]] | None:
+    """Return method, path and headers if *encoded* is exactly those, strictly encoded, or None."""
+    try:
+        items = cbor.decode(b"\x83" + encoded, max_bytes=_REMEMBERED_HEADER_BYTES + 1, max_depth=2)
+    except MalformedError:
+        return None
+    method, path, headers = items
+    if type(method) is not str or type(path) is not str or not _texts(headers):
+        return None
+    return method, path, MappingProxyType(headers)
+
+
+def _texts(headers: object) -> bool:
+    return type(headers) is dict and all(type(part) is str for pair in headers.items() for part in pair)
+
+
 def read_body(data: bytes) -> Body | None:
     """Read a body message."""
     stream = _read_head(data, 2, 0x00)
@@ -96,9 +152,7 @@ def _decoded_headers(encoded: bytes) -> Mapping[str, str] | None:
         headers = cbor.decode(encoded, max_bytes=_REMEMBERED_HEADER_BYTES, max_depth=1)
     except MalformedError:
         return None
-    if type(headers) is not dict or not all(type(part) is str for pair in headers.items() for part in pair):
-        return None
-    return MappingProxyType(headers)
+    return MappingProxyType(headers) if _texts(headers) else None
 
 
 def read_end(data: bytes) -> End | None:

@@ -11,7 +11,16 @@ from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
 
 from ephemeralml.channel.frames import MAX_PLAINTEXT
-from ephemeralml.channel.message_shortcuts import encode_end, encoded_headers, head, read_body, read_end, read_response
+from ephemeralml.channel.message_shortcuts import (
+    encode_end,
+    encode_request,
+    encoded_headers,
+    head,
+    read_body,
+    read_end,
+    read_request,
+    read_response,
+)
 from ephemeralml.channel.message_types import (
     Body,
     Cancel,
@@ -72,7 +81,8 @@ _SPEAKERS: Mapping[type, Direction] = {
 }
 
 
-_SHORTCUTS: Mapping[bytes, Callable[[bytes], Body | Response | End | None]] = {
+_SHORTCUTS: Mapping[bytes, Callable[[bytes], Request | Body | Response | End | None]] = {
+    b"\x87\x00": read_request,
     b"\x84\x01": read_body,
     b"\x84\x02": read_response,
     b"\x85\x03": read_end,
@@ -98,15 +108,15 @@ def encode_pieces(message: Message) -> Sequence[bytes | bytearray | memoryview]:
     match message:
         case Body(stream, data, fin):
             return (b"\x84\x01" + head(0x00, stream) + head(0x40, len(data)), data, b"\xf5" if fin else b"\xf4")
-        case Request(stream, method, path, headers, nonce, fin):
-            fields: list[Any] = [0, stream, method, path, headers, nonce, fin]
+        case Request():
+            return (encode_request(message),)
         case Response(stream, status, headers):
             text = encoded_headers(tuple(headers.items()))
             return (b"\x84\x02" + head(0x00, stream) + head(0x00, status) + text,)
         case End():
             return (encode_end(message),)
         case Cancel(stream):
-            fields = [4, stream]
+            fields: list[Any] = [4, stream]
         case Ping(value):
             fields = [5, value]
         case Pong(value):

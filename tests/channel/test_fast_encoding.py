@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ephemeralml.channel import messages
-from ephemeralml.channel.messages import Direction, End, Message, Outcome, Response, Usage, decode, encode
+from ephemeralml.channel.message_shortcuts import _decoded_question, _encoded_question
+from ephemeralml.channel.messages import Direction, End, Message, Outcome, Request, Response, Usage, decode, encode
 from ephemeralml.crypto import cbor
 from ephemeralml.errors import MalformedError
 
@@ -42,14 +43,43 @@ def long_way(data: bytes, monkeypatch: pytest.MonkeyPatch) -> Message | type[Mal
 
 
 def outcome(data: bytes) -> Message | type[MalformedError]:
+    direction = Direction.CLIENT_TO_SERVER if data[:2] == b"\x87\x00" else Direction.SERVER_TO_CLIENT
     try:
-        return decode(data, Direction.SERVER_TO_CLIENT)
+        return decode(data, direction)
     except MalformedError:
         return MalformedError
 
 
 odd = uints.map(lambda number: number | 1)
+headers = st.dictionaries(st.text(max_size=20) | st.just("authorization"), st.text(max_size=40), max_size=4)
+requests = st.builds(
+    Request,
+    odd,
+    st.text(max_size=8),
+    st.text(max_size=20),
+    headers,
+    st.none() | st.binary(min_size=32, max_size=32) | st.binary(max_size=64),
+    st.booleans(),
+)
+
+
+@given(requests)
+def test_request(request: Request) -> None:
+    fields = [0, request.stream, request.method, request.path, dict(request.headers), request.nonce, request.fin]
+    assert encode(request) == cbor.encode(fields)
+    assert decode(encode(request), Direction.CLIENT_TO_SERVER) == request
+
+
+def test_a_bearer_token_is_not_remembered() -> None:
+    _decoded_question.cache_clear()
+    _encoded_question.cache_clear()
+    request = Request(1, "POST", "/v1/embeddings", {"authorization": "Bearer secret"}, bytes(32))
+    assert decode(encode(request), Direction.CLIENT_TO_SERVER) == request
+    assert _decoded_question.cache_info().currsize == _encoded_question.cache_info().currsize == 0
+
+
 written = st.one_of(
+    requests.map(encode),
     st.builds(
         lambda stream, status, headers: encode(Response(stream, status, headers)),
         odd,
@@ -106,6 +136,15 @@ def test_damaged_messages_are_judged_the_same_both_ways(data: bytes, changes: li
         [2, 2, 200, {}],
         [2, 1, 200, {"a" * 600: "b"}],
         [2, 1, -1, {}],
+        [0, 1, "GET", "/", {}, b"x" * 31, True],
+        [0, 1, "GET", "/", {}, None, 1],
+        [0, 1, "GET", "/", {"a": 1}, None, True],
+        [0, 1, "GET", "/", [], None, True],
+        [0, 1, "GET", 7, {}, bytes(32), True],
+        [0, 1, "GET", "/", {}, [], bytes(32), True],
+        [0, 1, "GET", bytes(34), {}, True],
+        [0, 2, "GET", "/", {}, None, True],
+        [0, 1, "GET", "/" * 600, {}, None, True],
     ],
 )
 def test_each_form_is_judged_the_same_both_ways(value: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
