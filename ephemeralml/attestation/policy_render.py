@@ -6,6 +6,7 @@ refused is never written.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Any
 from ephemeralml import clock
 from ephemeralml.attestation.appraisal import T4
 from ephemeralml.attestation.evidence import AppraisalTime, Format
+from ephemeralml.attestation.local.measure import extend
 from ephemeralml.attestation.model_rules import ModelEntry
 from ephemeralml.attestation.nitro.document import parse as parse_document
 from ephemeralml.attestation.nitro.policy import MINIMUM, PINNABLE
@@ -30,6 +32,10 @@ from ephemeralml.errors import MalformedError, RejectedError
 MAX_MEASUREMENTS_BYTES = 1_048_576
 MAX_TEMPLATE_BYTES = 65_536
 
+_ROOT = re.compile(r"sha256:([0-9a-f]{64})")
+_SOFTWARE_PCR3 = extend(b"local")
+"""What every software TEE measures there (attestation section 3); hardware has zero or a hash of a role's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -39,6 +45,18 @@ class Measured:
     registers: Mapping[str, bytes]
     root: bytes | None = None
     """SHA-256 of the software root; None for a vendor's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What `eif describe`, `enclave measure` or `enclave run` printed."""
+
+    registers: Mapping[str, bytes]
+    """Those that a policy pins, zero ones left out."""
+    software: bool | None
+    """Whether a software TEE measured them; None where the document does not say who did."""
+    root: bytes | None
+    """SHA-256 of the software root, where it is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +100,51 @@ def measurements_of_document(document: bytes) -> Measured:
     return Measured(Format.LOCAL if software else Format.NITRO, registers, root)
 
 
-def measurements_of_json(data: bytes) -> Mapping[str, bytes]:
-    """Return the registers of what `eif describe` or `enclave measure` printed; zero ones are left out.
+def measurements_of_json(data: bytes) -> Printed:
+    """Read what `eif describe` or `enclave measure` printed.
 
     Raises:
-        MalformedError: No such document, or registers that are none.
+        MalformedError: No such document, registers that are none, or it says
+            two things about who measured.
     """
     document = strict_json.parse_object(data, max_bytes=MAX_MEASUREMENTS_BYTES)
     registers = document.get("measurements")
     if type(registers) is not dict:
         raise MalformedError("there is no object measurements in this JSON document")
     zero = "00" * 48
-    return {
+    software = _software(document.get("attester"), registers.get("pcr3"))
+    root = _root(document.get("root")) if software else None
+    pinned = {
         slot: hex_bytes(registers[slot], 48, f"measurements.{slot}")
         for slot in (*MINIMUM, "pcr8")
         if registers.get(slot) not in (None, zero)
     }
+    return Printed(pinned, software, root)
+
+
+def _root(name: object) -> bytes | None:
+    if name is None:
+        return None
+    found = _ROOT.fullmatch(name) if type(name) is str else None
+    if found is None:
+        raise MalformedError("root in the measurements is not sha256: and 64 lower-case hex digits")
+    return bytes.fromhex(found[1])
+
+
+def _software(attester: object, pcr3: object) -> bool | None:
+    """Return whether a software TEE measured, by its own word or by the register that gives it away."""
+    marked = pcr3 == _SOFTWARE_PCR3.hex()
+    match attester:
+        case None:
+            return True if marked else None
+        case "local":
+            return True
+        case "nsm" if not marked:
+            return False
+        case "nsm":
+            raise MalformedError("the measurements say that hardware made them, and pcr3 is the software TEE's")
+        case _:
+            raise MalformedError("attester in the measurements is neither 'nsm' nor 'local'")
 
 
 def render_policy(draft: PolicyDraft, template: bytes) -> bytes:

@@ -18,11 +18,19 @@ def read_public_key(text: str) -> PublicKey:
     """
     if text.startswith("ed25519:") or _is_hex(text):
         return PublicKey.parse(text)
+    if "/" not in text and not Path(text).exists():
+        raise console.usage(
+            f"{text[:120]!r} is neither a public key nor a file",
+            hint="give ed25519: and 64 lower-case hex digits, those alone, or the name of a .pub file",
+        )
     data = console.read_file(Path(text), max_bytes=MAX_PEM_BYTES, what="the public key")
     if _PRIVATE_MARK in data:
-        public = PrivateKey.from_pem(data).public
+        public = private_from_pem(data, Path(text)).public
         raise console.usage(f"{text!r} is a private key, and a public one is wanted", hint=f"give {public}")
-    return parse_public(data)
+    try:
+        return parse_public(data)
+    except MalformedError as error:
+        raise MalformedError(f"{text!r}: {error.message}", hint=error.hint) from error
 
 
 def read_private_key(path: Path) -> PrivateKey:
@@ -33,7 +41,7 @@ def read_private_key(path: Path) -> PrivateKey:
         MalformedError: It holds no Ed25519 private key.
     """
     data = console.read_file(path, max_bytes=MAX_PEM_BYTES, what="the private key")
-    key = PrivateKey.from_pem(data)
+    key = private_from_pem(data, path)
     if path.stat().st_mode & 0o077:
         console.current().warning(f"other users may read {str(path)!r}; chmod 600 it")
     return key
@@ -48,8 +56,20 @@ def public_half(path: Path) -> tuple[PublicKey, bool]:
     """
     data = console.read_file(path, max_bytes=MAX_PEM_BYTES, what="the key")
     if _PRIVATE_MARK in data:
-        return PrivateKey.from_pem(data).public, True
+        return private_from_pem(data, path).public, True
     return parse_public(data), False
+
+
+def private_from_pem(data: bytes, path: Path) -> PrivateKey:
+    """Read a private key in PEM, the contents of the file *path*.
+
+    Raises:
+        MalformedError: It is none; the message names the file.
+    """
+    try:
+        return PrivateKey.from_pem(data)
+    except MalformedError as error:
+        raise MalformedError(f"{str(path)!r}: {error.message}", hint="`ephemeralml key generate` makes one") from error
 
 
 def parse_public(data: bytes) -> PublicKey:

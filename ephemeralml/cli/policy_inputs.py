@@ -1,12 +1,14 @@
 """The inputs of `ephemeralml policy` and `ephemeralml attestation`: options to values, files to bytes."""
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from ephemeralml import clock
 from ephemeralml.attestation.evidence import Format
 from ephemeralml.attestation.model_rules import ModelEntry
+from ephemeralml.attestation.nitro.policy import MINIMUM
 from ephemeralml.attestation.policy import MAX_POLICY_BYTES, Policy, seal_policy
 from ephemeralml.attestation.policy_render import (
     MAX_MEASUREMENTS_BYTES,
@@ -79,23 +81,79 @@ def measured(
             "there is nothing to pin", hint="give --measurements, --evidence or --pcr N=HEX for the image you trust"
         )
     if evidence is not None:
-        found = measurements_of_document(read_evidence(evidence))
-        if local and found.format is not Format.LOCAL:
-            raise console.usage("--local is given, and the evidence is not a software TEE's")
-        return found
+        return _of_evidence(evidence, root, local=local)
+    named = _root_option(root) if root is not None else None
     if measurements is not None:
-        data = console.read_file(measurements, max_bytes=MAX_MEASUREMENTS_BYTES, what="measurements")
-        registers = measurements_of_json(data)
-    else:
-        registers = _registers(pcrs)
+        return _of_measurements(measurements, named, local=local)
+    registers = _registers(pcrs)
+    if registers:
+        _require_enough(registers, "--pcr names")
     if not local:
         if root is not None:
             raise console.usage("--root is for a software TEE's root", hint="add --local")
         return Measured(Format.NITRO, registers)
-    found_root = _ROOT.fullmatch(root or "")
-    if found_root is None:
+    if named is None:
         raise console.usage("--local needs --root sha256:HEX, the fingerprint of the software TEE's root")
-    return Measured(Format.LOCAL, registers, bytes.fromhex(found_root[1]))
+    return Measured(Format.LOCAL, registers, named)
+
+
+def _of_evidence(path: Path, root: str | None, *, local: bool) -> Measured:
+    """Return what an evidence document states; it names its root itself."""
+    found = measurements_of_document(read_evidence(path))
+    if local and found.format is not Format.LOCAL:
+        raise console.usage("--local is given, and the evidence is not a software TEE's")
+    if root is not None and _root_option(root) != found.root:
+        raise console.usage("--root is not the root of the evidence", hint="leave it out: the document names its own")
+    return found
+
+
+def _of_measurements(path: Path, root: bytes | None, *, local: bool) -> Measured:
+    """Return what a document of `enclave measure` or `eif describe` states.
+
+    Registers of a software TEE make a policy for that software TEE and nothing
+    else: hardware could never match them, and nobody should believe it would.
+    """
+    printed = measurements_of_json(console.read_file(path, max_bytes=MAX_MEASUREMENTS_BYTES, what="measurements"))
+    _require_enough(printed.registers, f"{str(path)!r} has")
+    software = printed.software
+    if local and software is False:
+        raise console.usage(
+            f"--local is given, and {str(path)!r} was measured by hardware", hint="leave out --local and --root"
+        )
+    if not (local or software):
+        if root is not None:
+            raise console.usage("--root is for a software TEE's root", hint="add --local")
+        return Measured(Format.NITRO, printed.registers)
+    if root is not None and printed.root is not None and root != printed.root:
+        raise console.usage(
+            f"--root is another root than {str(path)!r} names", hint="leave out --root, or measure again"
+        )
+    root = root or printed.root
+    if root is None:
+        raise console.usage(
+            f"{str(path)!r} is a software TEE's and does not name its root",
+            hint="give --root sha256:HEX, or measure again: `ephemeralml enclave measure --authority DIR` names it",
+        )
+    return Measured(Format.LOCAL, printed.registers, root)
+
+
+def _root_option(text: str) -> bytes:
+    found = _ROOT.fullmatch(text)
+    if found is None:
+        raise console.usage(f"--root {text[:120]!r} is not sha256: and 64 lower-case hex digits")
+    return bytes.fromhex(found[1])
+
+
+def _require_enough(registers: Mapping[str, bytes], who: str) -> None:
+    """Refuse too few registers to pin an image: any three others would do as well."""
+    missing = [slot for slot in MINIMUM if slot not in registers]
+    if not missing or ("pcr8" in registers and len(missing) == len(MINIMUM)):
+        return
+    have = ", ".join(sorted(registers)) or "none that is not zero"
+    raise console.usage(
+        f"pcr0, pcr1 and pcr2 are needed, and {who} {have}",
+        hint=f"add {', '.join(missing)}; pcr8 alone accepts every image that one certificate signed",
+    )
 
 
 def model_entry(text: str) -> ModelEntry:

@@ -9,6 +9,7 @@ import pytest
 from ephemeralml import clock
 from ephemeralml.attestation.local.authority import Authority
 from ephemeralml.attestation.local.documents import DocumentFields, Fault
+from ephemeralml.attestation.local.measure import extend
 from ephemeralml.attestation.policy import Policy
 from ephemeralml.crypto.keys import PrivateKey
 from tests.cli.runner import Result, run
@@ -36,6 +37,16 @@ def folder(tmp_path: Path, authority: Authority) -> Path:
     (tmp_path / "key.pem").chmod(0o600)
     (tmp_path / "evidence.att").write_bytes(document(authority))
     return tmp_path
+
+
+def measured_locally(folder: Path, authority: Authority, **changes: object) -> None:
+    """Write what `enclave measure` prints for a software TEE, with *changes*; None leaves a field out."""
+    fields: dict[str, object] = {"attester": "local", "root": f"sha256:{authority.fingerprint.hex()}"}
+    registers: dict[str, object] = {f"pcr{index}": PCRS[index].hex() for index in (0, 1, 2)}
+    for name, value in changes.items():
+        (registers if name.startswith("pcr") else fields)[name] = value
+    said = {name: value for name, value in fields.items() if value is not None}
+    (folder / "measurements.json").write_text(json.dumps({**said, "measurements": registers}))
 
 
 def ok(folder: Path, *arguments: object) -> Result:
@@ -71,6 +82,80 @@ class TestInit:
         accepted = Policy.load(folder / "policy.json")
         assert accepted.nitro is not None
         assert set(accepted.nitro.allow[0].registers) == {"pcr0", "pcr1", "pcr2"}
+
+    def test_what_the_software_tee_measured_makes_a_policy_for_it_alone(
+        self, folder: Path, authority: Authority
+    ) -> None:
+        measured_locally(folder, authority)
+        result = ok(folder, *INIT, "--measurements", "measurements.json")
+        assert "warning: a policy for a software TEE: it proves nothing about hardware" in result.stderr
+        accepted = Policy.load(folder / "policy.json")
+        assert accepted.allow_local
+        assert accepted.nitro is None
+        assert accepted.local is not None
+        assert accepted.local.roots.digests == {authority.fingerprint}
+        assert accepted.local.allow[0].registers == {f"pcr{index}": PCRS[index] for index in (0, 1, 2)}
+
+    def test_registers_give_the_software_tee_away(self, folder: Path, authority: Authority) -> None:
+        """A document that does not say who measured is no way around the rule."""
+        measured_locally(folder, authority, attester=None, root=None, pcr3=extend(b"local").hex())
+        assert "does not name its root" in refused(2, folder, *INIT, "--measurements", "measurements.json").stderr
+        root = f"sha256:{authority.fingerprint.hex()}"
+        ok(folder, *INIT, "--measurements", "measurements.json", "--root", root)
+        assert Policy.load(folder / "policy.json").allow_local
+        measured_locally(folder, authority, attester="nsm", root=None, pcr3=extend(b"local").hex())
+        refused(4, folder, *INIT, "--measurements", "measurements.json", "--force")
+
+    @pytest.mark.parametrize("extra", [[], ["--local"]])
+    def test_a_root_that_the_measurements_do_not_name(
+        self, folder: Path, authority: Authority, extra: list[str]
+    ) -> None:
+        measured_locally(folder, authority, root=None)
+        arguments = [*INIT, "--measurements", "measurements.json", *extra]
+        assert "enclave measure --authority" in refused(2, folder, *arguments).stderr
+        ok(folder, *arguments, "--root", f"sha256:{authority.fingerprint.hex()}")
+        accepted = Policy.load(folder / "policy.json")
+        assert accepted.local is not None
+        assert accepted.local.roots.digests == {authority.fingerprint}
+
+    def test_a_root_that_the_measurements_contradict(self, folder: Path, authority: Authority) -> None:
+        measured_locally(folder, authority)
+        arguments = [*INIT, "--measurements", "measurements.json", "--root"]
+        refused(2, folder, *arguments, "sha256:" + "ab" * 32)
+        ok(folder, *arguments, f"sha256:{authority.fingerprint.hex()}")
+
+    def test_what_hardware_measured_makes_no_local_policy(self, folder: Path, authority: Authority) -> None:
+        measured_locally(folder, authority, attester="nsm", root=None)
+        root = f"sha256:{authority.fingerprint.hex()}"
+        refused(2, folder, *INIT, "--measurements", "measurements.json", "--local", "--root", root)
+        refused(2, folder, *INIT, "--measurements", "measurements.json", "--root", root)
+        result = ok(folder, *INIT, "--measurements", "measurements.json")
+        assert "software TEE" not in result.stderr
+        assert not Policy.load(folder / "policy.json").allow_local
+
+    def test_local_for_a_document_that_does_not_say(self, folder: Path, authority: Authority) -> None:
+        measured_locally(folder, authority, attester=None, root=None)
+        root = f"sha256:{authority.fingerprint.hex()}"
+        ok(folder, *INIT, "--measurements", "measurements.json", "--local", "--root", root)
+        assert Policy.load(folder / "policy.json").allow_local
+
+    @pytest.mark.parametrize(
+        "changes", [{"attester": "tpm"}, {"attester": 1}, {"root": "ab" * 32}, {"root": 7}, {"root": "sha256:AB"}]
+    )
+    def test_measurements_that_say_something_odd(
+        self, folder: Path, authority: Authority, changes: dict[str, Any]
+    ) -> None:
+        measured_locally(folder, authority, **changes)
+        refused(4, folder, *INIT, "--measurements", "measurements.json")
+
+    def test_too_few_registers_are_told(self, folder: Path, authority: Authority) -> None:
+        result = refused(2, folder, *INIT, *PCR_OPTIONS[:2])
+        assert "pcr0, pcr1 and pcr2 are needed, and --pcr names pcr0" in result.stderr
+        assert "hint: add pcr1, pcr2; " in result.stderr
+        refused(2, folder, *INIT, *PCR_OPTIONS[:2], "--pcr", f"8={PCRS[8].hex()}")
+        measured_locally(folder, authority, pcr0="00" * 48, pcr1="00" * 48, pcr2="00" * 48)
+        result = refused(2, folder, *INIT, "--measurements", "measurements.json")
+        assert "'measurements.json' has none that is not zero" in result.stderr
 
     def test_from_evidence_of_the_software_tee(self, folder: Path, authority: Authority) -> None:
         result = ok(folder, *INIT, "--evidence", "evidence.att")
@@ -121,6 +206,7 @@ class TestInit:
             [*INIT, *PCR_OPTIONS, "--model", "m@latest"],
             [*INIT, *PCR_OPTIONS, "--root", "sha256:" + "ab" * 32],
             [*INIT, "--local"],
+            [*INIT, "--evidence", "evidence.att", "--root", "sha256:" + "ab" * 32],
             [*INIT, "--local", "--root", "ab" * 32],
             [*INIT, "--evidence", "absent"],
             [*INIT, "--measurements", "absent"],
@@ -196,6 +282,14 @@ class TestSignAndShow:
         shown = ok(folder, "policy", "check", "signed.json", "--policy-key", KEY.public, "--json").json
         assert shown["warnings"] == []
 
+    def test_a_key_that_is_none_is_named(self, folder: Path) -> None:
+        ok(folder, *INIT, *PCR_OPTIONS)
+        (folder / "none.pem").write_text("not a key")
+        result = refused(4, folder, "policy", "sign", "policy.json", "--key", "none.pem", "--out", "signed.json")
+        assert result.stderr.startswith("error: 'none.pem': not an unencrypted PKCS #8 private key in PEM\nhint: ")
+        result = refused(4, folder, "policy", "show", "policy.json", "--policy-key", "none.pem")
+        assert result.stderr.startswith("error: 'none.pem': ")
+
     def test_a_signed_policy_is_not_signed_again(self, folder: Path) -> None:
         ok(folder, *INIT, *PCR_OPTIONS)
         ok(folder, "policy", "sign", "policy.json", "--key", "key.pem", "--out", "signed.json")
@@ -225,6 +319,20 @@ class TestCheck:
     def test_the_policy_alone(self, accepted: Path) -> None:
         assert ok(accepted, "policy", "check", "policy.json", "--json").json["formats"] == ["local"]
 
+    def test_the_verdict_comes_last(self, accepted: Path) -> None:
+        assert "usable: " not in ok(accepted, "policy", "show", "policy.json").stdout
+        last = ok(accepted, "policy", "check", "policy.json").stdout.splitlines()[-1]
+        assert last.startswith("usable: clients can accept local evidence under it until 20")
+        assert last.endswith("; not signed")
+        ok(accepted, "policy", "sign", "policy.json", "--key", "key.pem", "--out", "signed.json")
+        signed = ok(accepted, "policy", "check", "signed.json", "--policy-key", KEY.public)
+        assert signed.stdout.endswith(f"; signed by {KEY.public}\n")
+
+    def test_collateral_that_is_not_there_is_usage(self, accepted: Path) -> None:
+        for name in ("nope", "policy.json"):
+            result = refused(2, accepted, "policy", "check", "policy.json", "--collateral", name)
+            assert result.stderr == f"error: the collateral '{name}' is no folder\n"
+
     def test_a_document_that_it_accepts(self, accepted: Path) -> None:
         result = ok(accepted, "policy", "check", "policy.json", "--evidence", "evidence.att")
         assert "✓ N14" in result.stdout
@@ -250,7 +358,7 @@ class TestCheck:
         result = run("policy", "check", "policy.json", "--evidence", "evidence.att", "--json", cwd=folder)
         assert result.exit_code == 3
         failed = [row["id"] for row in result.json["checks"] if row["status"] == "fail"]
-        assert failed == ["N5"]
+        assert failed == ["N5", "EVIDENCE_FORMAT"]
 
     def test_malformed_evidence(self, accepted: Path) -> None:
         data = (accepted / "evidence.att").read_bytes()

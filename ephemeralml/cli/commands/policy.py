@@ -9,6 +9,8 @@ from ephemeralml.cli import console
 from ephemeralml.cli.exit_codes import Exit, ExitCode, of_verdict
 
 if TYPE_CHECKING:
+    import rich.console
+
     from ephemeralml.attestation.policy import Policy
 
 app = typer.Typer(no_args_is_help=True, help="Policies: what a client accepts.")
@@ -42,7 +44,11 @@ def init(  # noqa: PLR0917 - one parameter per option
     valid_days: Annotated[int, typer.Option(metavar="N", min=1, max=3_650, help="Days until it expires.")] = 90,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
-    """Write a policy that pins one image, for you to read, sign and hand out."""
+    """Write a policy that pins one image, for you to read, sign and hand out.
+
+    What a software TEE measured makes a policy for software TEEs alone.
+    """
+    from ephemeralml.attestation.evidence import Format
     from ephemeralml.cli import policy_inputs
     from ephemeralml.cli.key_files import read_public_key
 
@@ -54,6 +60,10 @@ def init(  # noqa: PLR0917 - one parameter per option
     keys = tuple(read_public_key(text) for text in publisher_key or ())
     made = policy_inputs.new_policy(measured, models, keys, policy_id, version, name, valid_days)
     console.write_file(out, made.document, force=force)
+    if measured.format is Format.LOCAL:
+        console.current().warning(
+            "a policy for a software TEE: it proves nothing about hardware, and no production enclave satisfies it"
+        )
     if evidence is not None:
         console.current().warning("the registers are those of this document: compare them with your own build")
     _show(made, written=out)
@@ -126,10 +136,12 @@ def check(
     from ephemeralml.cli.verify_inputs import time_option
 
     time = time_option(at)
+    if collateral is not None and not collateral.is_dir():
+        raise console.usage(f"the collateral {str(collateral)!r} is no folder")
     at_hand = load_collateral(collateral) if collateral is not None else NO_COLLATERAL
     policy = policy_inputs.load_policy(file, policy_key, clock.now(), allow_expired=evidence is not None)
     if evidence is None:
-        _show(policy)
+        _show(policy, conclusion=_usable(policy))
         return
     given = evidence_of(policy_inputs.read_evidence(evidence))
     roots = policy.trust_roots(given.format)
@@ -147,14 +159,30 @@ def check(
         raise Exit(code)
 
 
-def _show(policy: "Policy", written: Path | None = None) -> None:
+def _usable(policy: "Policy") -> str:
+    """Return the verdict on a policy that was read without complaint."""
+    from ephemeralml import clock
+
+    until = f" until {clock.format_rfc3339(policy.expires_at)}" if policy.expires_at is not None else ""
+    whose = f"signed by {policy.signer}" if policy.signer is not None else "not signed"
+    formats = ", ".join(item.value for item in policy.formats)
+    return f"usable: clients can accept {formats} evidence under it{until}; {whose}"
+
+
+def _show(policy: "Policy", written: Path | None = None, conclusion: str | None = None) -> None:
     from ephemeralml.cli.render_policy import policy_document, print_policy
 
     _warn(policy.warnings if written is None else ())
     document = policy_document(policy)
     if written is not None:
         document["file"] = str(written)
-    console.current().result(document, lambda out: print_policy(out, document))
+
+    def text(out: "rich.console.Console") -> None:
+        print_policy(out, document)
+        if conclusion is not None:
+            out.print(conclusion, style="bold green", markup=False, soft_wrap=True)
+
+    console.current().result(document, text)
 
 
 def _warn(warnings: tuple[str, ...]) -> None:
