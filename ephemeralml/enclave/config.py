@@ -23,6 +23,7 @@ from ephemeralml.semver import SemVer
 SCHEMA = "ephemeralml.enclave/1"
 MAX_CONFIG_BYTES = 262_144
 MIB = 1 << 20
+_HINT = "`ephemeralml enclave init` writes a valid one; docs/runtime.md lists the keys"
 
 _Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -176,7 +177,7 @@ class RuntimeConfig(_Section):
         try:
             document = tomllib.loads(source.decode())
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise MalformedError(f"the configuration is not TOML: {error}") from error
+            raise MalformedError(f"the configuration is not TOML: {error}", hint=_HINT) from error
         try:
             config = cls.model_validate(document)
         except ValidationError as error:
@@ -197,7 +198,8 @@ class RuntimeConfig(_Section):
                 source = file.read(MAX_CONFIG_BYTES + 1)
         except OSError as error:
             raise UnavailableError(
-                f"cannot read the configuration {path}: {error.strerror}", hint="name the measured file with --config"
+                f"cannot read the configuration {path}: {error.strerror}",
+                hint="name the measured file with --config; `ephemeralml enclave init` makes one",
             ) from error
         return cls.parse(source)
 
@@ -221,8 +223,14 @@ def _named(error: ValidationError) -> MalformedError:
     elif first["type"] == "missing":
         message = f"the configuration lacks {key!a}"
     else:
-        message = f"{key!a} in the configuration: {first['msg'][:200]}"
-    return MalformedError(message, code="CONFIG_INVALID", hint="compare with templates/enclave.toml")
+        message = f"{key!a} in the configuration: {_own_words(first['msg'])}"
+    return MalformedError(message, code="CONFIG_INVALID", hint=_HINT)
+
+
+def _own_words(message: str) -> str:
+    """Return pydantic's message as the rest of a sentence: without its prefix for errors of our own."""
+    text = message.removeprefix("Value error, ")[:200]
+    return text[:1].lower() + text[1:]
 
 
 def render(

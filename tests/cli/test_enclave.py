@@ -100,7 +100,11 @@ def test_missing_inputs_are_usage(tmp_path: Path) -> None:
         ("run", "--config", files.config, "--package", tmp_path / "none"),
         ("run", "--config", files.config),
         ("run", "--config", files.config, "--package", tmp_path, "--authority", tmp_path, "--nsm-socket", tmp_path),
+        ("run", "--config", files.config, "--package", files.packages[0]),
+        ("run", "--config", files.config, "--package", files.packages[0], "--authority", tmp_path / "new"),
+        ("run", "--config", files.config, "--package", files.packages[0], "--authority", tmp_path),
         ("measure", "--config", tmp_path / "none.toml"),
+        ("measure", "--config", files.config, "--authority", files.config),
         ("measure", "--config", files.config, "--expect", tmp_path / "none.json"),
         ("measure",),
     ):
@@ -108,6 +112,42 @@ def test_missing_inputs_are_usage(tmp_path: Path) -> None:
         assert result.exit_code == 2, arguments
         assert result.stderr.startswith("error: ")
         assert result.stdout == ""
+
+
+def test_what_is_missing_is_made_by_init(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    package = ("--package", files.packages[0])
+    for arguments in (
+        ("measure", "--config", tmp_path / "none.toml"),
+        ("run", "--config", files.config, *package),
+        ("run", "--config", files.config, *package, "--authority", tmp_path / "new"),
+        ("run", "--config", files.config, *package, "--authority", tmp_path),
+    ):
+        assert "`ephemeralml enclave init" in run("enclave", *arguments).stderr.partition("\nhint: ")[2], arguments
+
+
+@pytest.mark.parametrize("option", ["--authority", "--nsm-socket"])
+def test_hardware_has_no_use_for_a_software_authority(tmp_path: Path, authority: Path, option: str) -> None:
+    files = write_files(tmp_path, config_source(attester="nsm"))
+    result = run("enclave", "run", "--config", files.config, "--package", files.packages[0], option, authority)
+    assert result.exit_code == 2
+    assert f"{option} is for the software TEE" in result.stderr
+
+
+def test_measure_finds_the_authority_beside_the_configuration(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    without = run("enclave", "measure", "--config", files.config, "--json")
+    assert without.json["root"] is None
+    assert "pcr4" not in without.json["measurements"]
+    assert "no software authority" in without.stderr
+    made = Authority.create(tmp_path / "authority")
+    found = run("enclave", "measure", "--config", files.config, "--json")
+    assert found.json["root"] == f"sha256:{made.fingerprint.hex()}"
+    assert found.stderr == ""
+    assert f"root sha256:{made.fingerprint.hex()}\n" in run("enclave", "measure", "--config", files.config).stdout
+    other = Authority.create(tmp_path / "other")
+    named = run("enclave", "measure", "--config", files.config, "--authority", tmp_path / "other", "--json")
+    assert named.json["root"] == f"sha256:{other.fingerprint.hex()}"
 
 
 def test_measure_prints_registers_and_compares(tmp_path: Path, authority: Path) -> None:

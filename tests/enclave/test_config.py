@@ -61,6 +61,7 @@ def test_odd_characters_survive_rendering() -> None:
         (rendered().replace(b'listen = ["unix:///tmp/runtime"]', b"listen = []"), "listen"),
         (rendered().replace(str(KEY).encode(), b"ed25519:00"), "publisher_keys"),
         (rendered().replace(f'["{KEY}"]'.encode(), b"[]"), "publisher_keys"),
+        (rendered().replace(b'# min_version = "1.0.0" ', b'min_version = "latest" '), "not a SemVer"),
         (rendered().replace(b"[engine]", b"[limits]\nmax_connections = 0\n[engine]"), "max_connections"),
         (rendered().replace(b"[engine]", b"[limits]\nhandshake_seconds = 11\n[engine]"), "handshake_seconds"),
         (rendered().replace(b"[engine]", b"[limits]\nidle_seconds = 301\n[engine]"), "idle_seconds"),
@@ -76,6 +77,8 @@ def test_what_is_wrong_is_named(source: bytes, word: str) -> None:
     with pytest.raises(MalformedError, match="configuration") as caught:
         RuntimeConfig.parse(source)
     assert word in caught.value.message
+    assert "Value error" not in caught.value.message
+    assert len(source) > 262_144 or "`ephemeralml enclave init`" in (caught.value.hint or "")
 
 
 def test_no_value_is_echoed() -> None:
@@ -85,8 +88,9 @@ def test_no_value_is_echoed() -> None:
 
 
 def test_a_missing_file_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match="cannot read"):
+    with pytest.raises(UnavailableError, match="cannot read") as caught:
         RuntimeConfig.load(tmp_path / "none.toml")
+    assert "`ephemeralml enclave init`" in (caught.value.hint or "")
     (tmp_path / "enclave.toml").write_bytes(rendered())
     assert RuntimeConfig.load(tmp_path / "enclave.toml").digest == hashlib.sha256(rendered()).digest()
 

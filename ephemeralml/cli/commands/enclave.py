@@ -1,6 +1,7 @@
 """`ephemeralml enclave`: the runtime inside the TEE."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 from ephemeralml.cli import console
 from ephemeralml.cli.exit_codes import Exit, ExitCode
+from ephemeralml.errors import EphemeralError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +20,91 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The runtime inside the TEE.")
 
+
+class AttesterKind(StrEnum):
+    """What proves to clients which enclave this is."""
+
+    LOCAL = "local"
+    """The software TEE."""
+    NSM = "nsm"
+    """The Nitro Secure Module."""
+
+
 _Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The measured configuration.")]
 _Authority = Annotated[
     Path | None,
-    typer.Option("--authority", metavar="DIR", help="Software TEE: the folder of its certificate authority."),
+    typer.Option(
+        "--authority",
+        metavar="DIR",
+        help="Software TEE: its certificate authority. Default: the folder `authority` beside the configuration",
+    ),
 ]
+_NewAuthority = Annotated[
+    Path | None,
+    typer.Option(
+        "--authority",
+        metavar="DIR",
+        help="Software TEE: where its authority is, or is made. Default: the folder `authority` beside FILE",
+    ),
+]
+_Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="ADDR",
+        help="Where the runtime listens: tcp, unix or vsock. Default: tcp://127.0.0.1:5005, with nsm vsock://any:5005",
+    ),
+]
+_Plaintext = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-plaintext/--no-allow-plaintext",
+        help="Whether packages that are not encrypted may run. Default: with the software TEE alone",
+    ),
+]
+
+
+@app.command()
+def init(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it, for instance enclave.toml.")],
+    attester: Annotated[
+        AttesterKind,
+        typer.Option("--attester", help="`nsm` on AWS Nitro; `local` is the software TEE, which protects nothing."),
+    ],
+    publisher_key: Annotated[
+        str, typer.Option("--publisher-key", metavar="KEY", help="Who must have signed models: ed25519:HEX or a file.")
+    ],
+    model: Annotated[str, typer.Option("--model", metavar="ID", help="The model that may run; may hold * and ?.")],
+    listen: _Listen = None,
+    authority: _NewAuthority = None,
+    allow_plaintext: _Plaintext = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE; an authority is kept.")] = False,
+) -> None:
+    """Write a measured configuration to start from, with the software TEE's authority.
+
+    The file is valid as it is, and commented. Every byte of it is measured, so
+    edit it first, measure then.
+    """
+    from ephemeralml.cli import enclave_inputs
+    from ephemeralml.cli.key_files import read_public_key
+
+    console.check_writable(out, force=force)
+    wanted = enclave_inputs.first_config(
+        out,
+        attester.value,
+        read_public_key(publisher_key),
+        model,
+        listen=listen,
+        allow_plaintext=allow_plaintext,
+        authority=authority,
+    )
+    source = wanted.source()
+    root = enclave_inputs.make_authority(wanted.authority) if wanted.authority is not None else None
+    console.write_file(out, source, force=force)
+    if root is not None:
+        console.current().warning("software TEE: not protected from this machine, and it proves nothing about hardware")
+    document = enclave_inputs.init_document(wanted, source, root)
+    console.current().result(document, lambda to: _show_first(to, document))
 
 
 @app.command()
@@ -51,6 +133,7 @@ def run(
             raise console.usage(f"the package {str(folder)!r} is no folder")
     if authority is not None and nsm_socket is not None:
         raise console.usage("--authority and --nsm-socket exclude each other")
+    authority = _authority_of(config, authority, nsm_socket)
     _log_to_stderr()
     runtime = boot(
         BootInputs(
@@ -84,6 +167,8 @@ def measure(
     For the software TEE they are computed from this installation and the
     configuration; otherwise the device is asked.
     """
+    from ephemeralml.attestation.local.authority import Authority
+    from ephemeralml.cli import enclave_inputs
     from ephemeralml.enclave import measured
     from ephemeralml.enclave.config import RuntimeConfig
 
@@ -93,13 +178,17 @@ def measure(
         data = console.read_file(expect, max_bytes=measured.MAX_EXPECTED_BYTES, what="the expected measurements")
         wanted = measured.parse_expected(data)
     parsed = RuntimeConfig.load(config)
-    registers = measured.registers(parsed, authority=authority)
+    folder = enclave_inputs.find_authority(config, parsed.attester, authority)
+    registers = measured.registers(parsed, authority=folder)
+    if folder is None and parsed.attester == "local":
+        console.current().note("no software authority: without --authority there is no root and no pcr4")
     found = None if wanted is None else measured.differences(registers, wanted)
     document = {
         "schema": "ephemeralml.measure/1",
         "attester": parsed.attester,
         "measurement_type": "nitro-pcr",
         "config_sha256": parsed.digest.hex(),
+        "root": enclave_inputs.fingerprint(Authority.load(folder)) if folder is not None else None,
         "measurements": {slot: value.hex() for slot, value in registers.items()},
         "matches": None if found is None else not found,
         "differences": [
@@ -113,17 +202,40 @@ def measure(
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise console.usage(f"the configuration {str(path)!r} is no file", hint="templates/enclave.toml is a start")
+        raise console.usage(f"the configuration {str(path)!r} is no file", hint="`ephemeralml enclave init` makes one")
+
+
+def _authority_of(config: Path, authority: Path | None, nsm_socket: Path | None) -> Path | None:
+    """Return the software authority's folder; a configuration that cannot be read is the boot's to report."""
+    from ephemeralml.cli.enclave_inputs import require_attester_inputs
+    from ephemeralml.enclave.config import RuntimeConfig
+
+    try:
+        attester = RuntimeConfig.load(config).attester
+    except EphemeralError:
+        return authority
+    return require_attester_inputs(config, attester, authority, nsm_socket)
 
 
 def _show_step(report: "StepReport") -> None:
     console.current().note(report.line())
 
 
+def _show_first(out: "Console", document: dict[str, Any]) -> None:
+    lines = [f"{'config':<11}{document['file']}", f"{'sha256':<11}{document['config_sha256']}"]
+    if document["authority"] is not None:
+        lines += [f"{'authority':<11}{document['authority']}", f"{'root':<11}{document['root']}"]
+    lines += [f"{slot:<11}{value}" for slot, value in (document["measurements"] or {}).items()]
+    for line in (*lines, "", "next:", *(f"  {command}" for command in document["next"])):
+        out.print(line, markup=False, soft_wrap=True)
+
+
 def _show_measurements(out: "Console", document: dict[str, Any], found: "list[Difference] | None") -> None:
     for slot, value in document["measurements"].items():
         out.print(f"{slot:<6}{value}", markup=False, soft_wrap=True)
     out.print(f"config sha256 {document['config_sha256']}", markup=False, soft_wrap=True)
+    if document["root"] is not None:
+        out.print(f"root {document['root']}", markup=False, soft_wrap=True)
     for item in found or []:
         out.print(f"✗ {item.slot} expected {item.expected}", markup=False, soft_wrap=True)
     if found is not None:

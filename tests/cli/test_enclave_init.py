@@ -1,0 +1,132 @@
+"""`ephemeralml enclave init`: a first configuration that is valid as it stands."""
+
+import shlex
+import stat
+from pathlib import Path
+
+import pytest
+
+from ephemeralml.attestation.local.authority import Authority
+from ephemeralml.enclave.config import RuntimeConfig
+from tests.cli.runner import Result, run
+from tests.fakes.packages import PUBLISHER
+
+KEY = str(PUBLISHER.public)
+INIT = ("enclave", "init", "--out", "enclave.toml", "--publisher-key", KEY, "--model", "tiny-bert")
+
+
+def init(folder: Path, *arguments: object) -> Result:
+    return run(*INIT, *arguments, cwd=folder)
+
+
+def config(folder: Path) -> RuntimeConfig:
+    return RuntimeConfig.load(folder / "enclave.toml")
+
+
+def test_for_the_software_tee(tmp_path: Path) -> None:
+    result = init(tmp_path, "--attester", "local", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "warning: software TEE: not protected from this machine" in result.stderr
+    made = config(tmp_path)
+    assert (made.attester, made.security_mode, made.listen) == ("local", "evaluation", ("tcp://127.0.0.1:5005",))
+    assert made.models.keys == (PUBLISHER.public,)
+    assert [rule.id for rule in made.models.allow] == ["tiny-bert"]
+    assert made.models.allow_plaintext
+    authority = Authority.load(tmp_path / "authority")
+    assert stat.S_IMODE((tmp_path / "authority").stat().st_mode) == 0o700
+    document = result.json
+    assert document["schema"] == "ephemeralml.enclave-init/1"
+    assert document["root"] == f"sha256:{authority.fingerprint.hex()}"
+    assert document["config_sha256"] == made.digest.hex()
+    assert document["file"] == "enclave.toml"
+    measured = run("enclave", "measure", "--config", "enclave.toml", "--json", cwd=tmp_path).json
+    assert document["measurements"] == measured["measurements"]
+    assert document["root"] == measured["root"]
+    assert b"#" in made.source, "commented"
+
+
+def test_for_nitro(tmp_path: Path) -> None:
+    result = init(tmp_path, "--attester", "nsm", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    made = config(tmp_path)
+    assert (made.attester, made.security_mode, made.listen) == ("nsm", "production", ("vsock://any:5005",))
+    assert not made.models.allow_plaintext
+    assert [path.name for path in tmp_path.iterdir()] == ["enclave.toml"]
+    assert (result.json["root"], result.json["measurements"], result.json["authority"]) == (None, None, None)
+    assert result.json["next"][-1] == "ephemeralml host run --target vsock://CID:5005"
+
+
+def test_options(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_text(f"{KEY}\n")
+    result = run(
+        *("enclave", "init", "--out", "c.toml", "--attester", "local", "--publisher-key", "key.pub"),
+        *("--model", "tiny-*", "--listen", "unix:///run/x.sock", "--authority", "ca", "--no-allow-plaintext"),
+        cwd=tmp_path,
+    )
+    assert result.exit_code == 0, result.stderr
+    made = RuntimeConfig.load(tmp_path / "c.toml")
+    assert made.listen == ("unix:///run/x.sock",)
+    assert not made.models.allow_plaintext
+    root = Authority.load(tmp_path / "ca").fingerprint.hex()
+    lines = result.stdout.splitlines()
+    assert f"root       sha256:{root}" in lines
+    commands = [shlex.split(line) for line in lines[lines.index("next:") + 1 :]]
+    assert commands[0] == shlex.split(
+        "ephemeralml enclave measure --config c.toml --authority ca --json > measurements.json"
+    )
+    assert "--model" not in commands[1], "a pattern is no model's id"
+    assert commands[3] == shlex.split("ephemeralml host run --target unix:///run/x.sock")
+
+
+def test_an_authority_is_made_once(tmp_path: Path) -> None:
+    first = init(tmp_path, "--attester", "local", "--json").json
+    second = init(tmp_path, "--attester", "local", "--json", "--force", "--listen", "tcp://127.0.0.1:6000").json
+    assert first["root"] == second["root"]
+    assert first["config_sha256"] != second["config_sha256"]
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    (tmp_path / "enclave.toml").write_text("mine")
+    result = init(tmp_path, "--attester", "local")
+    assert result.exit_code == 2
+    assert "--force" in result.stderr
+    assert (tmp_path / "enclave.toml").read_text() == "mine"
+    assert not (tmp_path / "authority").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ((), "missing option '--attester'"),
+        (("--attester", "tpm"), "invalid value for '--attester'"),
+        (("--attester", "local", "--listen", "foo"), "--listen: not an address: 'foo'"),
+        (("--attester", "local", "--listen", "ws://h/v1/channel"), "a runtime does not listen on ws://h:80"),
+        (("--attester", "local", "--model", ""), "'models.allow.0.id' in the configuration: "),
+        (("--attester", "local", "--model", "a\nb"), "'models.allow.0.id' in the configuration: "),
+        (("--attester", "local", "--publisher-key", "none.pub"), "'none.pub' is neither"),
+        (("--attester", "local", "--authority", "file"), "the authority 'file' is no folder"),
+        (("--attester", "local", "--authority", "full"), "'full' holds other files and no software root"),
+        (("--attester", "local", "--authority", "x" * 300), "'xxxx"),
+        (("--attester", "nsm", "--authority", "new"), "--authority is for the software TEE"),
+        (("--attester", "local", "--out", "none/enclave.toml"), "the folder of 'none/enclave.toml' does not exist"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...], error: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir(mode=0o755)
+    (tmp_path / "full" / "precious").write_text("")
+    result = init(tmp_path, *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {error}"), result.stderr
+    assert result.stdout == ""
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "precious"]
+    assert stat.S_IMODE((tmp_path / "full").stat().st_mode) == 0o755
+
+
+def test_a_damaged_authority_is_told(tmp_path: Path) -> None:
+    init(tmp_path, "--attester", "local")
+    (tmp_path / "authority" / "root.key.pem").chmod(0o644)
+    result = init(tmp_path, "--attester", "local", "--force")
+    assert result.exit_code == 5
+    assert "readable by others" in result.stderr
