@@ -14,6 +14,7 @@ from typing import Any
 
 from ephemeralml import clock
 from ephemeralml.cli import console
+from ephemeralml.cli.key_files import private_from_pem
 from ephemeralml.crypto.keys import MAX_PEM_BYTES, PrivateKey, PublicKey
 from ephemeralml.deploy.local import LocalPlan, StateFolder, demo_package, open_state, prepare, read_models
 from ephemeralml.errors import (
@@ -145,7 +146,7 @@ def _publisher_key(state: StateFolder) -> PrivateKey:
     """Return this state folder's publisher key; the first deployment makes it."""
     path = state.publisher_key
     if path.exists():
-        return PrivateKey.from_pem(console.read_file(path, max_bytes=MAX_PEM_BYTES, what="the publisher key"))
+        return private_from_pem(console.read_file(path, max_bytes=MAX_PEM_BYTES, what="the publisher key"), path)
     key = PrivateKey.generate()
     console.write_file(path, key.to_pem(), force=False, private=True)
     return key

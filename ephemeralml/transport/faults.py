@@ -1,5 +1,6 @@
 """Socket errors, told with their address."""
 
+import errno
 import socket
 
 from ephemeralml.errors import UnavailableError
@@ -20,10 +21,21 @@ def unreachable(address: Address, error: OSError) -> UnavailableError:
 
 def unlistenable(address: Address, error: OSError) -> UnavailableError:
     """Return what to raise when *address* could not be listened on."""
-    return UnavailableError(
-        f"cannot listen on {address}: {reason(error)}",
-        hint="is another process there already, and may this user use it?",
-    )
+    return UnavailableError(f"cannot listen on {address}: {reason(error)}", hint=_listen_hint(error))
+
+
+def _listen_hint(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "check the host's name"
+    match error.errno:
+        case errno.EADDRNOTAVAIL:
+            return "this machine has no such address: name one of its own, or 0.0.0.0 for all"
+        case errno.EADDRINUSE:
+            return "another process listens there: stop it, or choose another port or path"
+        case errno.EACCES | errno.EPERM:
+            return "this user may not listen there: choose a port above 1023, or a folder of your own"
+        case _:
+            return "is the address right, and may this user use it?"
 
 
 def reason(error: OSError) -> str:

@@ -30,7 +30,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--package", "."), 2, "--package needs --publisher-key", "name the key"),
         (("--package", "nowhere", "--publisher-key", KEY), 2, "the package 'nowhere' is no folder", None),
         (("--package", ".", "--publisher-key", "ed25519:00"), 4, "a public key is ed25519: and 64", None),
-        (("--demo-model", "--listen", "here"), 4, "not an address: 'here'", "write tcp://"),
+        (("--demo-model", "--listen", "here"), 2, "--listen: not an address: 'here'", "write tcp://"),
         (
             ("--demo-model", "--listen", "vsock://any:1"),
             2,
@@ -51,6 +51,19 @@ def test_what_is_refused_at_once(
     if hint is not None:
         assert f"hint: {hint}" in result.stderr or hint in result.stderr.partition("hint: ")[2]
     assert not state.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_state_that_is_no_folder_is_usage(tmp_path: Path, kind: str) -> None:
+    state = tmp_path / "state"
+    if kind == "file":
+        state.write_text("mine")
+    else:
+        state.symlink_to("nowhere")
+    result = run("deploy", "local", "--demo-model", "--state", state)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: the state folder {str(state)!r} is no folder\nhint: name a folder with --state\n"
+    assert state.is_symlink() or state.read_text() == "mine"
 
 
 def test_text_output(package: Path, tmp_path: Path) -> None:
@@ -121,5 +134,6 @@ def test_without_listen_a_taken_port_is_no_obstacle(package: Path, monkeypatch: 
         monkeypatch.setattr("ephemeralml.cli.local_stack.DEFAULT_LISTEN", taken.getsockname())
         result = run("deploy", "local", "--package", package, "--publisher-key", KEY, "--for", "0", "--json")
         assert result.exit_code == 0, result.stderr
+        assert result.json["schema"] == "ephemeralml.deploy-local/1"
         assert result.json["endpoint"] != f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         assert "is taken, listening on another" in result.stderr

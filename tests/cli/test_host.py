@@ -122,11 +122,33 @@ def test_an_address_that_is_taken() -> None:
     assert "\nhint: " in result.stderr
 
 
+def test_an_address_of_another_machine() -> None:
+    result = run("host", "run", "--target", "tcp://127.0.0.1:9", "--listen", "tcp://192.0.2.1:7443")
+    assert result.exit_code == 5
+    assert "hint: this machine has no such address" in result.stderr
+
+
+def test_the_help_says_what_an_option_takes() -> None:
+    text = run("host", "run", "--help", "--plain").stdout
+    for option, value in {
+        "--target": "ADDR",
+        "--listen": "ADDR",
+        "--connections": "N",
+        "--per-peer": "N",
+        "--connect-timeout": "SECONDS",
+        "--idle-timeout": "SECONDS",
+        "--drain": "SECONDS",
+    }.items():
+        line = next(line for line in text.splitlines() if f" {option} " in line)
+        assert f" {value} " in line, line
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
         ((), 2, "error: missing option '--target'"),
-        (("--target", "nonsense"), 4, "error: not an address: 'nonsense'"),
+        (("--target", "nonsense"), 2, "error: --target: not an address: 'nonsense'"),
+        (("--target", "vsock://16:5005", "--listen", "foo"), 2, "error: --listen: not an address: 'foo'"),
         (("--target", "ws://h/v1/channel"), 2, "error: a relay does not forward to ws://h:80/v1/channel"),
         (
             ("--target", "vsock://16:5005", "--listen", "vsock://any:1"),

@@ -59,6 +59,8 @@ def local(
     from ephemeralml.host.supervisor import ChildFailedError
 
     _check(demo_model=demo_model, packages=package or [], publisher_key=publisher_key, listen=listen or [])
+    if state is not None and (state.exists() or state.is_symlink()) and not state.is_dir():
+        raise console.usage(f"the state folder {str(state)!r} is no folder", hint="name a folder with --state")
     request = StackRequest(
         packages=tuple(package or ()),
         publisher=read_public_key(publisher_key) if publisher_key is not None else None,
@@ -81,7 +83,8 @@ def local(
 
 def _check(*, demo_model: bool, packages: list[Path], publisher_key: str | None, listen: list[str]) -> None:
     """Refuse options that contradict each other, before anything is written."""
-    from ephemeralml.transport import Address, Scheme
+    from ephemeralml.cli.address_option import parse_address
+    from ephemeralml.transport import Scheme
 
     if demo_model and (packages or publisher_key is not None):
         raise console.usage("--demo-model and --package exclude each other")
@@ -93,7 +96,7 @@ def _check(*, demo_model: bool, packages: list[Path], publisher_key: str | None,
         if not folder.is_dir():
             raise console.usage(f"the package {str(folder)!r} is no folder")
     for text in listen:
-        if Address.parse(text).scheme not in (Scheme.TCP, Scheme.UNIX, Scheme.WS):
+        if parse_address("--listen", text).scheme not in (Scheme.TCP, Scheme.UNIX, Scheme.WS):
             raise console.usage(f"a relay does not listen on {text}", hint="listen on tcp, unix or ws")
 
 
@@ -101,6 +104,7 @@ def _announce(stack: "LocalStack") -> None:
     """Print where the deployment is and what clients need."""
     pids = {**stack.supervisor.pids, "supervisor": os.getpid()}
     document = {
+        "schema": "ephemeralml.deploy-local/1",
         "endpoint": stack.endpoint,
         "endpoints": list(stack.endpoints),
         "policy": str(stack.policy),

@@ -20,21 +20,32 @@ app = typer.Typer(no_args_is_help=True, help="The blind relay beside the enclave
 DEFAULT_LISTEN = "tcp://127.0.0.1:7443"
 DEFAULT_PER_PEER = 256
 
-_Target = Annotated[str, typer.Option(help="Where the enclave listens: vsock://CID:PORT, unix:///PATH or tcp://H:P.")]
+_Target = Annotated[
+    str, typer.Option(metavar="ADDR", help="Where the enclave listens: vsock://CID:PORT, unix:///PATH or tcp://H:P.")
+]
 _Listen = Annotated[
     list[str] | None,
-    typer.Option(help=f"Where clients connect: tcp, unix or ws; repeatable. Default: {DEFAULT_LISTEN}"),
+    typer.Option(metavar="ADDR", help=f"Where clients connect: tcp, unix or ws; repeatable. Default: {DEFAULT_LISTEN}"),
 ]
-_Connections = Annotated[int, typer.Option(min=1, max=65_536, help="Most connections at once.")]
+_Connections = Annotated[int, typer.Option(metavar="N", min=1, max=65_536, help="Most connections at once.")]
 _PerPeer = Annotated[
     int | None,
     typer.Option(
-        min=1, max=65_536, help=f"Most connections of one peer. Default: {DEFAULT_PER_PEER}, this machine exempt"
+        metavar="N",
+        min=1,
+        max=65_536,
+        help=f"Most connections of one peer. Default: {DEFAULT_PER_PEER}, this machine exempt",
     ),
 ]
-_Connect = Annotated[float, typer.Option(min=0.1, max=600, help="Seconds for the target to answer a connection.")]
-_Idle = Annotated[float, typer.Option(min=1, max=86_400, help="Seconds without a byte until a connection is cut.")]
-_Drain = Annotated[float, typer.Option(min=0, max=3_600, help="Seconds that connections get to end after SIGTERM.")]
+_Connect = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="Seconds for the target to answer a connection.")
+]
+_Idle = Annotated[
+    float, typer.Option(metavar="SECONDS", min=1, max=86_400, help="Seconds without a byte until a connection is cut.")
+]
+_Drain = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, max=3_600, help="Seconds that connections get to end after SIGTERM.")
+]
 
 
 @app.callback()
@@ -56,14 +67,15 @@ def run(
     Prints where it listens once it is ready, logs sizes and times to stderr, and
     runs until SIGTERM or SIGINT; a second signal ends it at once.
     """
+    from ephemeralml.cli.address_option import parse_address
     from ephemeralml.host.limits import Limits, allow_open_files
-    from ephemeralml.transport import Address, Scheme
+    from ephemeralml.transport import Scheme
 
-    addresses = [Address.parse(text) for text in listen or [DEFAULT_LISTEN]]
+    addresses = [parse_address("--listen", text) for text in listen or [DEFAULT_LISTEN]]
     for address in addresses:
         if address.scheme not in (Scheme.TCP, Scheme.UNIX, Scheme.WS):
             raise console.usage(f"a relay does not listen on {address}", hint="listen on tcp, unix or ws")
-    destination = Address.parse(target)
+    destination = parse_address("--target", target)
     if destination.scheme not in (Scheme.TCP, Scheme.UNIX, Scheme.VSOCK):
         raise console.usage(f"a relay does not forward to {destination}", hint="forward to vsock, unix or tcp")
     limits = Limits(
