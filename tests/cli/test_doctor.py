@@ -44,6 +44,37 @@ def test_a_failure_is_exit_5(tmp_path: Path) -> None:
     assert result.json["verdict"] == "fail"
 
 
+def test_a_file_is_no_folder_to_write_to(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").write_text("")
+    result = run("doctor", "--folder", tmp_path / "f.txt")
+    assert result.exit_code == 5
+    assert f"✗ disk            {tmp_path}/f.txt is no folder\n" in result.stdout
+    assert result.stdout.endswith(", 1 failure\n")
+
+
+def test_a_tool_finds_no_home_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, tools, temporary = (tmp_path / name for name in ("home", "tools", "tmp"))
+    for folder in (home, tools, temporary):
+        folder.mkdir()
+    tool = tools / "terraform"
+    tool.write_text(
+        "#!/bin/sh\n"
+        'mkdir "$HOME/.terraform.d" && touch here "$HOME/.terraform.d/checkpoint" || exit 1\n'
+        '[ "$CHECKPOINT_DISABLE" = 1 ] && [ -z "$TF_CLI_ARGS$SECRET" ] && [ -f "$TF_CLI_CONFIG_FILE" ] || exit 1\n'
+        'printf \'{"terraform_version": "0.0.7"}\'\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    for name, value in {"HOME": home, "TMPDIR": temporary, "SECRET": "x", "TF_CLI_ARGS": "x"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    result = run("doctor", "--folder", home, "--json", cwd=home)
+    found = {finding["check"]: finding["seen"] for finding in result.json["findings"]}
+    assert found["terraform"] == "terraform 0.0.7"
+    assert list(home.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
 def test_unknown_target_is_usage() -> None:
     result = run("doctor", "--target", "toaster")
     assert result.exit_code == 2

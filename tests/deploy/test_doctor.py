@@ -1,6 +1,8 @@
 """Every check of the doctor, shown a machine that breaks only that check."""
 
 import json
+import os
+import re
 import resource
 import socket
 import threading
@@ -8,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from ephemeralml.cli.main import app
 from ephemeralml.deploy.doctor import Finding, Status, Target, examine, worst
 from ephemeralml.deploy.machine import ClockState, Machine
 
@@ -169,6 +174,57 @@ def test_a_clock_before_this_code_is_wrong(root: Path) -> None:
 def test_a_folder_that_is_not_there(root: Path) -> None:
     finding = _findings(_healthy(root), folder=root / "nowhere")["disk"]
     assert (finding.code, finding.status) == ("DISK_UNREADABLE", Status.FAIL)
+
+
+def test_a_file_in_the_place_of_the_folder(root: Path) -> None:
+    (root / "f.txt").write_text("")
+    finding = _findings(_healthy(root), folder=root / "f.txt")["disk"]
+    assert (finding.code, finding.status) == ("DISK_NO_FOLDER", Status.FAIL)
+    assert finding.fix is not None
+
+
+def test_a_folder_that_takes_no_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeMachine, "writable", lambda _self, folder: folder != root)
+    found = _findings(_healthy(root), folder=root)
+    assert (found["disk"].code, found["disk"].status) == ("DISK_UNWRITABLE", Status.FAIL)
+    assert found["temporary disk"].status is Status.OK
+    temporary = _findings(_healthy(root, temporary=root))["temporary disk"]
+    assert temporary.fix == "set TMPDIR to another folder"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_permissions_are_asked_of_the_system(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert not Machine().writable(tmp_path)
+
+
+def test_fixes_name_commands_that_exist(root: Path) -> None:
+    """What is in backticks is a command of this program, here and now."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    sick = _healthy(
+        root,
+        python=(3, 1, 0),
+        version_of=lambda _name: None,
+        run=lambda _command: None,
+        free=1,
+        clock=None,
+        vsock=False,
+        docker=None,
+        demo_weights=False,
+        core=-1,
+        files=1,
+    )
+    command = typer.main.get_command(app)
+    for target in Target:
+        for finding in _findings(sick, target).values():
+            for words in re.findall(r"`([^`]+)`", f"{finding.seen} {finding.fix}"):
+                found: Any = command
+                for word in words.removeprefix("ephemeralml ").split():
+                    found = found.get_command(None, word)
+                    assert found is not None, (finding.check, words)
+            assert "pip install ephemeralml" not in (finding.fix or ""), "this is no published package"
 
 
 def test_no_tee_is_a_warning_here_and_nothing_to_a_client(root: Path) -> None:

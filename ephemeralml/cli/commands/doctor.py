@@ -20,7 +20,7 @@ _MARKS = {Status.OK: "[green]✓[/]", Status.WARN: "[yellow]![/]", Status.FAIL: 
 @app.command()
 def doctor(
     target: Annotated[Target, typer.Option(help="What the machine is wanted for.")] = Target.LOCAL,
-    folder: Annotated[Path, typer.Option(help="Where state and packages would be written.")] = Path(),
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where state and packages would be written.")] = Path(),
 ) -> None:
     """Check this machine and say what to do about each finding; changes nothing.
 
@@ -55,4 +55,9 @@ def _render(out: "rich.console.Console", findings: list[Finding], target: Target
             out.print(f"  {'':<{width}}  fix: {escape(finding.fix)}")
     counts = {status: sum(f.status is status for f in findings) for status in Status}
     ready = "not ready" if counts[Status.FAIL] else "ready"
-    out.print(f"{target.value}: {ready}, {counts[Status.WARN]} warnings, {counts[Status.FAIL]} failures")
+    warnings, failures = _counted(counts[Status.WARN], "warning"), _counted(counts[Status.FAIL], "failure")
+    out.print(f"{target.value}: {ready}, {warnings}, {failures}")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
