@@ -1,12 +1,13 @@
 """What verifying evidence amounts to, and the one way to get a `VerifiedEvidence`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from ephemeralml import clock
 from ephemeralml.attestation.evidence import AppraisalTime, Format, MeasurementType, VerifiedEvidence
+from ephemeralml.attestation.fixes import fix
 from ephemeralml.attestation.verdict import Assurance, Mismatch, Row, Status, Verdict, decide
 from ephemeralml.errors import IncompleteError, MalformedError, RejectedError
 
@@ -20,15 +21,26 @@ class EvidenceRejectedError(RejectedError):
 
     def __init__(self, appraisal: "Appraisal") -> None:
         failed = appraisal.failed
-        text = "; ".join(f"{row.id} {row.code}: {row.detail}" for row in failed)
+        text = "; ".join(f"{row.id} {row.code}: {row.detail}{_compared(row)}" for row in failed)
         super().__init__(
-            f"the {appraisal.format.value} evidence is rejected: {text}",
+            f"the {appraisal.format.value} evidence{_whose(appraisal)} is rejected: {text}",
             code=failed[0].code or failed[0].id,
             expected=failed[0].expected,
             actual=failed[0].actual,
+            hint=next((advice for row in failed if (advice := row.hint or fix(row.code or ""))), None),
         )
         self.appraisal = appraisal
         """Every row, passed ones included."""
+
+
+def _compared(row: Row) -> str:
+    sides = (("wanted", row.expected), ("found", row.actual))
+    text = ", ".join(f"{name} {value}" for name, value in sides if value is not None)
+    return f" ({text})" if text else ""
+
+
+def _whose(appraisal: "Appraisal") -> str:
+    return f" ({appraisal.kind.partition(', ')[2]})" if appraisal.software else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +63,18 @@ class Appraisal:
     registers: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
     """Receipt slots (air-v1 section 4) as far as the document states them."""
     software: bool = False
+    """The root bears the software names, whether or not anybody accepts it."""
+    foreign_root: bool = False
+    """A software root, and another one than those that were to vouch."""
     debug: bool = False
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What else the document says, for people; judged by nobody."""
+
+    @property
+    def kind(self) -> str:
+        """What evidence this is, in a few words for people."""
+        root = " of another root" if self.foreign_root else ""
+        return f"{self.format.value}, software TEE{root}" if self.software else self.format.value
 
     @property
     def verdict(self) -> Verdict:
@@ -138,14 +159,18 @@ class RowList:
         self._rows.append(Row(step, self._layers[step], Status.PASS, None, detail, expected, actual, required=True))
 
     def failed(
-        self, step: str, code: str, detail: str, *, expected: str | None = None, actual: str | None = None
+        self,
+        step: str,
+        code: str,
+        detail: str,
+        *,
+        expected: str | None = None,
+        actual: str | None = None,
+        hint: str | None = None,
     ) -> None:
         """Note that *step* was done and does not hold."""
-        self.mismatch(Mismatch(step, code, detail, expected, actual))
-
-    def mismatch(self, mismatch: Mismatch) -> None:
-        """Note a value that the policy does not accept."""
-        self._rows.append(mismatch.to_row(self._layers[mismatch.id]))
+        row = Mismatch(step, code, detail, expected, actual).to_row(self._layers[step])
+        self._rows.append(replace(row, hint=hint))
 
     def skipped(self, step: str, detail: str, *, code: str | None = None, required: bool = False) -> None:
         """Note that *step* was not done, and whether that leaves a gap."""

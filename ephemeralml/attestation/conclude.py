@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from ephemeralml.attestation.appraisal import T1, T4, WARN_SOFTWARE_TEE, Appraisal, RowList, assurance_of
 from ephemeralml.attestation.collateral import Collateral
 from ephemeralml.attestation.evidence import AppraisalTime, Evidence, ExpectedBinding, TimeBasis
+from ephemeralml.attestation.fixes import SOFTWARE_UNDER_VENDOR_ROOTS, VENDOR_UNDER_LOCAL_POLICY
 from ephemeralml.attestation.policy import POLICY_EXPIRED, Policy
 from ephemeralml.attestation.roots import TrustRoots
 from ephemeralml.attestation.verdict import Assurance
@@ -67,7 +68,12 @@ def conclude(
 def _policy_rows(appraisal: Appraisal, rows: RowList, policy: Policy | None) -> None:
     if policy is None:
         if appraisal.software:
-            rows.failed("EVIDENCE_FORMAT", FORMAT_REJECTED, "a software TEE is accepted only where a policy says so")
+            rows.failed(
+                "EVIDENCE_FORMAT",
+                FORMAT_REJECTED,
+                "a software TEE is accepted only where a policy says so",
+                hint=SOFTWARE_UNDER_VENDOR_ROOTS,
+            )
         else:
             rows.skipped("EVIDENCE_FORMAT", "no policy")
         rows.skipped("POLICY_EXPIRY", "no policy")
@@ -83,10 +89,22 @@ def _policy_rows(appraisal: Appraisal, rows: RowList, policy: Policy | None) -> 
             "the policy does not allow this format",
             expected=allowed,
             actual=appraisal.format.value,
+            hint=SOFTWARE_UNDER_VENDOR_ROOTS
+            if appraisal.software
+            else VENDOR_UNDER_LOCAL_POLICY
+            if policy.allow_local
+            else None,
         )
     now = appraisal.at.instant if appraisal.at.basis is TimeBasis.NOW else None
     expires = format_rfc3339(policy.expires_at) if policy.expires_at is not None else "never"
     if policy.expired(now):
-        rows.failed("POLICY_EXPIRY", POLICY_EXPIRED, "the policy has expired", expected=f"before {expires}")
+        judged = max(instant for instant in (now, policy.loaded_at) if instant is not None)
+        rows.failed(
+            "POLICY_EXPIRY",
+            POLICY_EXPIRED,
+            "the policy has expired",
+            expected=f"before {expires}",
+            actual=f"at {format_rfc3339(judged)}",
+        )
     else:
         rows.passed("POLICY_EXPIRY", f"expires {expires}")

@@ -260,7 +260,11 @@ def _parse_document(payload: bytes, *, signer: PublicKey | None, now: datetime, 
 def _formats(fields: Fields) -> tuple[Format, ...]:
     names = fields.texts("formats", [])
     if not names:
-        raise invalid("formats is empty, so nothing could be accepted", code=POLICY_EMPTY)
+        raise invalid(
+            "formats is empty, so nothing could be accepted",
+            code=POLICY_EMPTY,
+            hint='list the evidence that you accept, such as "formats": ["nitro"], with a section for each',
+        )
     known = {item.value: item for item in Format}
     for name in names:
         if name not in known:

@@ -11,12 +11,18 @@ MAX_TEXT_CHARACTERS = 256
 POLICY_EMPTY = "POLICY_EMPTY"
 POLICY_CONTRADICTION = "POLICY_CONTRADICTION"
 
+_HINTS = {
+    POLICY_EMPTY: "name what you accept; `ephemeralml policy init` writes a policy that works, to start from",
+    POLICY_CONTRADICTION: "change one of the two; `ephemeralml policy init` writes a policy that works, to start from",
+}
+
 _MISSING: Any = object()
 
 
 def invalid(message: str, *, code: str | None = None, hint: str | None = None) -> MalformedError:
-    """Return the error for a policy file that cannot be taken."""
-    return MalformedError(f"policy: {message}", code=code, hint=hint)
+    """Return the error for a policy file that cannot be taken; its code is in the message too."""
+    name = f" ({code})" if code is not None else ""
+    return MalformedError(f"policy: {message}{name}", code=code, hint=hint or _HINTS.get(code or ""))
 
 
 class Fields:

@@ -93,14 +93,17 @@ def _compare(policy: Policy, seen: dict[str, Any] | None) -> None:
         return
     if policy.version < seen["version"]:
         raise RejectedError(
-            f"policy {policy.policy_id!a} is older than one that was accepted before",
+            f"policy {policy.policy_id!a} version {policy.version} is older than version {seen['version']}, which was "
+            f"accepted before ({ROLLBACK})",
             code=ROLLBACK,
             expected=f"version >= {seen['version']}",
             actual=f"version {policy.version}",
+            hint=f"give version {seen['version']} or a later one; to go back on purpose, publish the old rules under a "
+            "higher version",
         )
     if policy.version == seen["version"] and policy.digest.hex() != seen["digest"]:
         raise RejectedError(
-            f"policy {policy.policy_id!a} version {policy.version} was seen with other bytes",
+            f"policy {policy.policy_id!a} version {policy.version} was seen with other bytes ({CONFLICT})",
             code=CONFLICT,
             expected=seen["digest"],
             actual=policy.digest.hex(),

@@ -67,6 +67,8 @@ class Row:
     actual: str | None = None
     required: bool = False
     """Whether policy or options ask for this check, so that a skip leaves the verdict incomplete."""
+    hint: str | None = None
+    """What to do, where the code alone does not say it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the five fields of the command line's JSON contract."""

@@ -1,18 +1,16 @@
 """How policies and appraisals are shown."""
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from ephemeralml import clock
 from ephemeralml.attestation.appraisal import Appraisal
 from ephemeralml.attestation.policy import Policy, section_name
-from ephemeralml.attestation.verdict import Row, Status, printable
-from ephemeralml.receipt.codes import fix
+from ephemeralml.attestation.verdict import printable
+from ephemeralml.cli.verify_rows import lines_of
 
 if TYPE_CHECKING:
     import rich.console
 
-_MARKS = {Status.PASS: ("✓", "green"), Status.FAIL: ("✗", "red"), Status.SKIP: ("–", "dim")}
 _LAYERS = {
     "T1": "shape",
     "T2": "signature",
@@ -110,9 +108,9 @@ def print_appraisal(out: "rich.console.Console", appraisal: Appraisal, conclusio
     if at.instant is not None and at.basis.value != "now":
         whose = "the document's own time" if at.basis.value == "document" else "the time given"
         _line(out, f"judged at {clock.format_rfc3339(at.instant)}, {whose}: it shows what held then")
-    kind = ", software TEE: not protected from this machine" if appraisal.software else ""
+    kind = f"{appraisal.kind}{': not protected from this machine' if appraisal.software else ''}"
     values = {
-        "format": f"{appraisal.format.value}{kind}{', debug mode' if appraisal.debug else ''}",
+        "format": f"{kind}{', debug mode' if appraisal.debug else ''}",
         "sha256": appraisal.digest.hex(),
         "receipt key": appraisal.receipt_key.hex() if appraisal.receipt_key is not None else "none",
         **appraisal.facts,
@@ -121,26 +119,12 @@ def print_appraisal(out: "rich.console.Console", appraisal: Appraisal, conclusio
     for name, value in values.items():
         _line(out, f"{name.replace('_', ' '):<24}{value}")
     title = ""
-    for row in appraisal.rows:
+    for row, line, row_style in lines_of(appraisal.rows, name_width=15, encoding=out.encoding):
         if _LAYERS.get(row.layer, row.layer) != title:
             title = _LAYERS.get(row.layer, row.layer)
             _line(out, title, "bold")
-        _print_row(out, row)
+        _line(out, line, row_style)
     _line(out, conclusion, style)
-
-
-def _print_row(out: "rich.console.Console", row: Row) -> None:
-    mark, style = _MARKS[row.status]
-    code = f"  {row.code}" if row.code else ""
-    _line(out, f"  {mark} {row.id:<16}{row.detail}{code}", style)
-    if row.status is not Status.FAIL:
-        return
-    if row.expected is not None or row.actual is not None:
-        _line(out, f"      why: wanted {row.expected or 'nothing'}")
-        _line(out, f"           found  {row.actual or 'nothing'}")
-    advice = fix(row.code) if row.code else None
-    for number, part in enumerate(textwrap.wrap(advice or "", 100)):
-        _line(out, f"      fix: {part}" if number == 0 else f"           {part}")
 
 
 def _line(out: "rich.console.Console", text: str, style: str | None = None) -> None:

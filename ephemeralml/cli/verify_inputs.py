@@ -33,15 +33,8 @@ MAX_POLICY_FILE_BYTES = 2 * 1024 * 1024
 MAX_MANIFEST_FILE_BYTES = 8 * 1024 * 1024
 MAX_RECEIPTS = 100_000
 
+_KEY_HINT = "a key is 64 hex digits, with or without ed25519: before them, or a file with these or a PEM public key"
 _PCR = re.compile(r"([0-9])=([0-9a-fA-F]{96})")
-
-
-class ProfileName(Enum):
-    """Names of `--profile`."""
-
-    STRICT = "strict"
-    COMPAT = "compat"
-    LEGACY = "legacy"
 
 
 class PlatformName(Enum):
@@ -175,13 +168,14 @@ def public_key(option: str, text: str) -> "PublicKey":
     except UsageError:
         if re.fullmatch(r"[0-9a-fA-F]+", digits):
             raise console.usage(f"{option} has {len(digits) / 2:g} bytes, a key has 32") from None
-        raise
+        if text and (is_folder(Path(text)) or is_there(Path(text))):
+            raise
+        raise console.usage(
+            f"{option} {text[:80]!r} is neither a key in hex nor a file that exists", hint=_KEY_HINT
+        ) from None
     raw = _key_in_file(data)
     if raw is None:
-        raise console.usage(
-            f"{option} {text!r} holds no Ed25519 public key",
-            hint="64 hex digits, ed25519: before them, or a PEM public key",
-        )
+        raise console.usage(f"{option} {text!r} holds no Ed25519 public key", hint=_KEY_HINT)
     return PublicKey(raw)
 
 
@@ -225,18 +219,21 @@ def present(at: AppraisalTime) -> datetime:
     return at.instant if at.instant is not None else clock.now()
 
 
-def profile_option(name: ProfileName) -> Profile:
+def profile_option(name: str) -> Profile:
     """Return the profile.
 
     Raises:
-        UsageError: The one that this version does not have yet.
+        UsageError: No profile, or the one that this version does not have yet.
     """
-    if name is ProfileName.LEGACY:
+    if name == "legacy":
         raise console.usage(
             "--profile legacy is not in this version",
             hint="strict and compat are; legacy receipts are a later addition",
         )
-    return Profile(name.value)
+    try:
+        return Profile(name)
+    except ValueError as error:
+        raise console.usage(f"--profile {name[:80]!r} is neither strict nor compat") from error
 
 
 def load_policy(path: Path, key: str | None, now: datetime) -> "Policy":

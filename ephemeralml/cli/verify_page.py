@@ -6,9 +6,11 @@ import jinja2
 
 from ephemeralml import __version__
 from ephemeralml.attestation.verdict import Assurance, Row, printable
+from ephemeralml.cli.exit_codes import ExitCode, worst
+from ephemeralml.cli.verify_rows import MARKS, advice
 from ephemeralml.cli.verify_run import Outcome
 from ephemeralml.cli.verify_text import layer_title, past_instant, shown, software
-from ephemeralml.receipt.codes import explain_warning, fix
+from ephemeralml.receipt.codes import explain_warning
 from ephemeralml.receipt.policy import show_time
 from ephemeralml.receipt.result import ReceiptResult, claims_to_json
 from ephemeralml.resources import bundled
@@ -29,24 +31,52 @@ def page(outcomes: list[Outcome]) -> bytes:
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["sentence"] = _sentence
     template = environment.get_template("verify.html.j2")
-    return template.render(receipts=[_receipt(outcome) for outcome in outcomes], version=__version__).encode()
+    receipts = [_receipt(outcome, f"receipt-{number}") for number, outcome in enumerate(outcomes, 1)]
+    return template.render(receipts=receipts, summary=_summary(outcomes, receipts), version=__version__).encode()
 
 
-def _receipt(outcome: Outcome) -> dict[str, Any]:
+def _sentence(text: str) -> str:
+    """Return *text* with a capital first letter, all others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def _summary(outcomes: list[Outcome], receipts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what stands above several receipts; the worst of them decides its colour, as it does the exit code."""
+    code = worst(outcome.code for outcome in outcomes)
+    verdict = next(
+        receipt["verdict"] for outcome, receipt in zip(outcomes, receipts, strict=True) if outcome.code is code
+    )
+    return {"good": sum(outcome.code is ExitCode.OK for outcome in outcomes), "verdict": verdict}
+
+
+def _receipt(outcome: Outcome, anchor: str) -> dict[str, Any]:
     result = outcome.result
     shared = {
+        "anchor": anchor,
         "name": shown(outcome.path),
+        "evidence_source": shown(outcome.evidence_source),
         "key_source": shown(outcome.key_source),
         "manifest_source": shown(outcome.manifest_source),
     }
     if result is None:
         assert outcome.error is not None
-        return {**shared, "verdict": "not read", "error": outcome.error.message, "hint": outcome.error.hint}
+        code = getattr(outcome.error, "code", None)
+        return {
+            **shared,
+            "verdict": "unread",
+            "label": "Not read",
+            "assurance": "none",
+            "codes": [code] if code is not None else [],
+            "error": outcome.error.message,
+            "hint": outcome.error.hint,
+        }
     return {
         **shared,
         "error": None,
         "verdict": result.verdict.value,
+        "label": _sentence(result.verdict.value),
         "assurance": result.assurance.label,
         "past": past_instant(result),
         "verified_at": show_time(result.now) if result.now is not None else "without a clock",
@@ -77,12 +107,12 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "id": row.id,
         "status": row.status.value,
-        "mark": {"pass": "✓", "fail": "✗", "skip": "–"}[row.status.value],
+        "mark": MARKS[row.status][0],
         "code": row.code,
         "detail": row.detail,
         "expected": row.expected,
         "actual": row.actual,
-        "fix": fix(row.code) if row.code is not None else None,
+        "fix": advice(row),
     }
 
 
@@ -109,4 +139,5 @@ def _evidence(outcome: Outcome, result: ReceiptResult) -> dict[str, Any] | None:
         facts.extend((name.replace("_", " "), value) for name, value in appraisal.facts.items())
         facts.extend((slot, value.hex()) for slot, value in appraisal.registers.items())
     software_tee = appraisal is not None and appraisal.software
-    return {"facts": [(name, printable(value, _SHOWN_CHARACTERS)) for name, value in facts], "software": software_tee}
+    facts = [(name, printable(value, _SHOWN_CHARACTERS)) for name, value in facts]
+    return {"facts": facts, "kind": software(result), "software": software_tee}

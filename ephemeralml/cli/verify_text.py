@@ -1,21 +1,18 @@
 """How `ephemeralml verify` shows a result to people."""
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from ephemeralml import clock
 from ephemeralml.attestation.verdict import Row, Status, printable
+from ephemeralml.cli.console import visible
+from ephemeralml.cli.verify_rows import lines_of
 from ephemeralml.cli.verify_run import Outcome
-from ephemeralml.receipt.codes import fix
 from ephemeralml.receipt.policy import show_time
 from ephemeralml.receipt.result import EVIDENCE_LAYERS, ReceiptResult
 
 if TYPE_CHECKING:
     import rich.console
 
-_MARKS = {Status.PASS: ("✓", "green"), Status.FAIL: ("✗", "red"), Status.SKIP: ("–", "dim")}
-_PLAIN_MARKS = {"✓": "+", "✗": "x", "–": "-"}
-"""For a stdout that cannot carry the others."""
 _LAYERS = {
     "parse": "receipt: form",
     "crypto": "receipt: signature",
@@ -47,6 +44,17 @@ def render(out: "rich.console.Console", outcomes: list[Outcome]) -> None:
         _line(out, f"{good} of {len(outcomes)} receipts verified", "bold" if good == len(outcomes) else "bold red")
 
 
+def render_quiet(out: "rich.console.Console", outcomes: list[Outcome]) -> None:
+    """Print one line per receipt: file, verdict, assurance and codes."""
+    for outcome in outcomes:
+        if outcome.result is not None:
+            _line(out, f"{shown(outcome.path)}: {conclusion(outcome.result)}")
+        else:
+            assert outcome.error is not None
+            code = getattr(outcome.error, "code", None)
+            _line(out, f"{shown(outcome.path)}: not read, assurance none: {code or visible(outcome.error.message)}")
+
+
 def past_instant(result: ReceiptResult) -> str | None:
     """Return what a verdict at another time than now must say first."""
     at = result.appraisal.at if result.appraisal is not None else None
@@ -73,8 +81,8 @@ def software(result: ReceiptResult) -> str:
     appraisal = result.appraisal
     if appraisal is None:
         return "of no known format"
-    extra = ", software TEE: not protected from the machine it ran on" if appraisal.software else ""
-    return f"{appraisal.format.value}{extra}{', debug mode' if appraisal.debug else ''}"
+    extra = ": not protected from the machine it ran on" if appraisal.software else ""
+    return f"{appraisal.kind}{extra}{', debug mode' if appraisal.debug else ''}"
 
 
 def _render_result(out: "rich.console.Console", outcome: Outcome, result: ReceiptResult) -> None:
@@ -86,16 +94,20 @@ def _render_result(out: "rich.console.Console", outcome: Outcome, result: Receip
         _line(out, f"  manifest  {shown(outcome.manifest_source)}")
     _render_claims(out, result)
     title = ""
-    for row in result.rows:
+    for row, line, style in lines_of(result.rows, name_width=20, encoding=out.encoding):
         if layer_title(row) != title:
             title = layer_title(row)
             _line(out, f"  {title}", "bold")
-        _render_row(out, row)
+        _line(out, line, style)
+    _line(out, conclusion(result), _STYLES.get(result.verdict.value, "bold red"))
+
+
+def conclusion(result: ReceiptResult) -> str:
+    """Return the verdict line: verdict, assurance, and the codes or gaps behind it."""
     codes = ", ".join(dict.fromkeys(row.code or row.id for row in result.failed))
     gaps = ", ".join(row.id for row in result.rows if row.status is Status.SKIP and row.required)
     why = f": {codes}" if codes else f": not checked {gaps}" if result.verdict.value == "incomplete" else ""
-    style = _STYLES.get(result.verdict.value, "bold red")
-    _line(out, f"{result.verdict.value}, assurance {result.assurance.label}{why}", style)
+    return f"{result.verdict.value}, assurance {result.assurance.label}{why}"
 
 
 def _render_claims(out: "rich.console.Console", result: ReceiptResult) -> None:
@@ -112,25 +124,6 @@ def _render_claims(out: "rich.console.Console", result: ReceiptResult) -> None:
         ("mode", printable(claims.security_mode)),
     ):
         _line(out, f"    {name:<8}{value}")
-
-
-def _render_row(out: "rich.console.Console", row: Row) -> None:
-    mark, style = _MARKS[row.status]
-    if not out.encoding.lower().startswith("utf"):
-        mark = _PLAIN_MARKS[mark]
-    code = f"  {row.code}" if row.code else ""
-    _line(out, f"  {mark} {row.id:<20} {row.detail}{code}", style)
-    if row.status is not Status.FAIL:
-        return
-    if row.expected is not None or row.actual is not None:
-        _line(out, f"      why: wanted {row.expected or 'nothing'}")
-        _line(out, f"           found  {row.actual or 'nothing'}")
-    else:
-        _line(out, f"      why: {row.detail}")
-    advice = fix(row.code) if row.code else None
-    if advice:
-        for number, part in enumerate(textwrap.wrap(advice, 100)):
-            _line(out, f"      fix: {part}" if number == 0 else f"           {part}")
 
 
 def _line(out: "rich.console.Console", text: str, style: str | None = None) -> None:

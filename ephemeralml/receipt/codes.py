@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from ephemeralml.receipt.platform_codes import PLATFORM_FIXES
+from ephemeralml.attestation import fixes
 
 
 class Code(StrEnum):
@@ -288,7 +288,7 @@ def fix(code: str) -> str | None:
         return CODES[Code(name)].fix
     if name in LIVE_FIXES:
         return LIVE_FIXES[LiveCode(name)]
-    return PLATFORM_FIXES.get(name)
+    return fixes.fix(name)
 
 
 def explain_warning(warning: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ephemeralml.attestation.verdict import Mismatch, printable
+from ephemeralml.attestation.verdict import Mismatch, Status, printable
 from ephemeralml.crypto import dsse, strict_json
 from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import MalformedError, RejectedError
@@ -69,7 +69,7 @@ class ManifestAtHand:
             scheme = printable(claims.model_hash_scheme or "none")
             detail = "the receipt's model hash is of no manifest"
             faults.append(Fault(Code.MODEL_HASH_MISMATCH, detail, MANIFEST_SCHEME, scheme))
-        if not hmac.compare_digest(self.payload_hash, claims.model_hash):
+        elif not hmac.compare_digest(self.payload_hash, claims.model_hash):
             detail = "the receipt names another manifest"
             faults.append(Fault(Code.MODEL_HASH_MISMATCH, detail, self.payload_hash.hex(), claims.model_hash.hex()))
         own, stated = (self.model_id, self.version), (claims.model_id, claims.model_version)
@@ -156,8 +156,23 @@ def check_publisher(claims: AirClaims, models: "ModelRules | None", proof: Publi
         why = "the policy names publisher keys, and no manifest was given (--manifest)"
         trail.skip("MODEL_PUBLISHER", POLICY, why, required=True)
         return
-    faults = proof.manifest.faults(claims)
+    found = proof.manifest.faults(claims)
     if proof.signer is None:
         keys = ", ".join(str(key) for key in models.publisher_keys)
-        faults.append(Fault(MODEL_PUBLISHER_REJECTED, f"the manifest: {proof.fault}", keys, "no signature by these"))
+        found.append(Fault(MODEL_PUBLISHER_REJECTED, f"the manifest: {proof.fault}", keys, "no signature by these"))
+    faults = [fault for fault in found if not _reported(fault, trail)]
+    if found and not faults:
+        trail.skip(
+            "MODEL_PUBLISHER", POLICY, "not judged: the manifest is of another model, MHASH failed", required=True
+        )
+        return
     trail.check("MODEL_PUBLISHER", POLICY, faults, passed=f"signed by {proof.signer}")
+
+
+def _reported(fault: Fault, trail: Trail) -> bool:
+    """Return whether MHASH has failed over these very values: one fault is told once."""
+    return any(
+        row.status is Status.FAIL and (row.code, row.expected, row.actual) == (fault.code, fault.expected, fault.actual)
+        for row in trail.rows
+        if row.id == "MHASH"
+    )

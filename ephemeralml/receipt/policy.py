@@ -62,6 +62,8 @@ class ReceiptPolicy:
     """What the policy file asks the evidence to establish; an appraisal judges it, and without one it is a gap."""
     policy_expired: str | None = None
     """When the policy file expired, if it has."""
+    policy_read_at: str | None = None
+    """When the policy file was read, which its expiry is judged by."""
 
     def __post_init__(self) -> None:
         if self.max_age is not None and self.max_age <= 0:
@@ -73,6 +75,7 @@ class ReceiptPolicy:
 def of_policy_file(file: "Policy", demands: ReceiptPolicy) -> ReceiptPolicy:
     """Return *demands* with what the policy file asks of receipts (attestation section 6, rules 6 and 9)."""
     expired = file.expires_at if file.expired() else None
+    read_at = file.loaded_at
     return replace(
         demands,
         max_skew=file.max_skew_seconds,
@@ -81,6 +84,7 @@ def of_policy_file(file: "Policy", demands: ReceiptPolicy) -> ReceiptPolicy:
         models=file.models,
         min_assurance=file.min_assurance,
         policy_expired=format_rfc3339(expired) if expired is not None else None,
+        policy_read_at=format_rfc3339(read_at) if read_at is not None else None,
     )
 
 
@@ -113,7 +117,8 @@ def check_without_evidence(policy: ReceiptPolicy, trail: Trail) -> None:
     if policy.min_assurance is None:
         return
     if policy.policy_expired is not None:
-        fault = Fault("POLICY_EXPIRED", "the policy has expired", f"before {policy.policy_expired}")
+        read_at = f"at {policy.policy_read_at}" if policy.policy_read_at is not None else None
+        fault = Fault("POLICY_EXPIRED", "the policy has expired", f"before {policy.policy_expired}", read_at)
         trail.check("POLICY_EXPIRY", POLICY, (fault,))
     why = f"the policy asks for assurance {policy.min_assurance.label}, which takes evidence (--attestation)"
     trail.skip("MIN_ASSURANCE", POLICY, why, required=True)

@@ -85,7 +85,8 @@ class ReceiptResult:
         message = f"{first.id} failed: {first.detail}"
         if malformed:
             raise MalformedError(message, code=code, hint=codes.fix(code))
-        raise RejectedError(message, code=code, expected=first.expected, actual=first.actual, hint=codes.fix(code))
+        hint = first.hint or codes.fix(code)
+        raise RejectedError(message, code=code, expected=first.expected, actual=first.actual, hint=hint)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of the command line's JSON contract."""

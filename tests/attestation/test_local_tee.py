@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ephemeralml.attestation.evidence import AppraisalTime, Format
+from ephemeralml.attestation.fixes import VENDOR_UNDER_LOCAL_POLICY
 from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, ROOT_KEY, Authority
 from ephemeralml.attestation.local.certificates import make_root, name
 from ephemeralml.attestation.local.documents import Fault
@@ -63,10 +64,46 @@ class TestVerification:
             policy=production,
             roots=production.trust_roots(declared),
         ).run()
-        assert failures(appraisal) == [("N5", "NITRO_CERT_CHAIN_INVALID")]
-        with pytest.raises(RejectedError) as caught:
+        assert failures(appraisal) == [
+            ("N5", "NITRO_CERT_CHAIN_INVALID"),
+            ("EVIDENCE_FORMAT", "EVIDENCE_FORMAT_REJECTED"),
+        ]
+        assert (appraisal.format, appraisal.software, appraisal.kind) == (Format.LOCAL, True, "local, software TEE")
+        with pytest.raises(RejectedError, match=r"^the local evidence \(software TEE\) is rejected: N5 ") as caught:
             appraisal.require()
         assert caught.value.code == "NITRO_CERT_CHAIN_INVALID"
+        assert "software TEE, which production evidence never is" in (caught.value.hint or "")
+
+    @pytest.mark.parametrize("declared", [Format.LOCAL, Format.NITRO])
+    def test_of_another_root_it_is_refused_at_n5_alone_and_called_what_it_is(self, declared: Format) -> None:
+        roots = TrustRoots(RootKind.SOFTWARE, frozenset({b"\x05" * 32}))
+        section = policy_document(RootKind.SOFTWARE, roots)["local"]
+        other = policy(RootKind.SOFTWARE, local=section)
+        case = check(kind=RootKind.SOFTWARE, declared=declared, policy=other, roots=other.trust_roots(declared))
+        appraisal = case.run()
+        assert failures(appraisal) == [("N5", "NITRO_CERT_CHAIN_INVALID")]
+        assert row(appraisal, "EVIDENCE_FORMAT").detail == "local is allowed"
+        assert (appraisal.format, appraisal.software) == (Format.LOCAL, True)
+        assert appraisal.kind == "local, software TEE of another root"
+        assert appraisal.assurance is Assurance.DOCUMENT
+        assert "WARN_SOFTWARE_TEE" in appraisal.warnings
+        with pytest.raises(RejectedError, match="software TEE of another root") as caught:
+            appraisal.require()
+        assert "give the policy that this deployment printed" in (caught.value.hint or "")
+
+    def test_the_name_alone_decides_what_it_is_called_and_nothing_else(self) -> None:
+        appraisal = check(kind=RootKind.SOFTWARE, roots=NO_ROOTS).run()
+        assert appraisal.software
+        assert appraisal.verdict is not Verdict.VERIFIED
+        archived = check(
+            kind=RootKind.SOFTWARE, policy=None, roots=AWS_NITRO, live=False, at=AppraisalTime.of_document()
+        ).run()
+        assert failures(archived) == [
+            ("N5", "NITRO_CERT_CHAIN_INVALID"),
+            ("EVIDENCE_FORMAT", "EVIDENCE_FORMAT_REJECTED"),
+        ]
+        assert archived.kind == "local, software TEE"
+        assert "WARN_SOFTWARE_TEE" in archived.warnings
 
     def test_a_session_that_declares_nitro_for_it_is_refused(self) -> None:
         appraisal = check(kind=RootKind.SOFTWARE, declared=Format.NITRO).run()
@@ -87,6 +124,8 @@ class TestVerification:
         appraisal = check(policy=policy(RootKind.SOFTWARE), roots=LOCAL.roots).run()
         assert failures(appraisal)[0] == ("N5", "NITRO_CERT_CHAIN_INVALID")
         assert ("EVIDENCE_FORMAT", "EVIDENCE_FORMAT_REJECTED") in failures(appraisal)
+        assert (appraisal.format, appraisal.software, appraisal.kind) == (Format.NITRO, False, "nitro")
+        assert row(appraisal, "EVIDENCE_FORMAT").hint == VENDOR_UNDER_LOCAL_POLICY
 
     def test_assurance_stays_at_document_whatever_else_holds(self) -> None:
         lenient = dataclasses.replace(policy(RootKind.SOFTWARE), min_assurance=Assurance.TEE)

@@ -296,6 +296,9 @@ class TestNeverEmpty:
 
     def test_no_formats(self) -> None:
         refused("POLICY_EMPTY", formats=[])
+        with pytest.raises(MalformedError, match=r"formats is empty.* \(POLICY_EMPTY\)$") as caught:
+            policy(formats=[])
+        assert '"formats": ["nitro"]' in (caught.value.hint or "")
         refused("POLICY_EMPTY", formats=...)
 
     def test_a_format_without_its_section(self) -> None:

@@ -30,6 +30,8 @@ def test_a_lower_version_is_refused_and_changes_nothing(state: PolicyState) -> N
     with pytest.raises(RejectedError) as caught:
         state.admit(policy(version=4))
     assert caught.value.code == "POLICY_ROLLBACK"
+    assert "version 4 is older than version 5, which was accepted before (POLICY_ROLLBACK)" in caught.value.message
+    assert "version 5 or a later one" in (caught.value.hint or "")
     assert state.path.read_bytes() == before
 
 

@@ -32,6 +32,9 @@ def test_the_software_tee(tmp_path: Path, authority: Authority) -> None:
         "authentic: signed under a software root that anybody can make; a policy decides the rest\n"
     )
     assert "WARN_SOFTWARE_TEE" in result.stderr
+    assert "✗" not in result.stdout
+    assert "fix:" not in result.stdout
+    assert "– EVIDENCE_FORMAT not asked: a software TEE is accepted only where a policy says so" in result.stdout
 
 
 def test_json(tmp_path: Path, authority: Authority) -> None:
@@ -51,6 +54,8 @@ def test_genuine_documents(shared: Path, name: str) -> None:
     assert document.exit_code == 0
     assert document.json["authentic"] is True
     assert document.json["debug"] is (name == "debug")
+    assert ("WARN_DEBUG_EVIDENCE" in document.stderr) is (name == "debug")
+    assert not [row for row in document.json["checks"] if row["status"] == "fail"]
     assert document.json["facts"]["pcr4_is_of_instance_id"] == "yes"
     now = run("attestation", "inspect", path, "--at", "now")
     assert now.exit_code == 3

@@ -1,5 +1,6 @@
 """`ephemeralml verify --html`: one page that stands alone, shows everything and trusts nothing it prints."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        if tag not in ("meta", "br", "link", "img"):
+        if tag not in ("meta", "br", "col", "link", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -82,7 +83,54 @@ class TestPage:
         (tmp_path / "b.cbor").write_bytes(b"")
         text, page = self.page(tmp_path, tmp_path, tmp_path / "none.cbor", "--public-key", KEY)
         assert page.tags.count("article") == 3
-        assert "Not verified" in text
+        assert "Not read" in text
+        assert "<title>1 of 3 receipts verified" in text
+        summary = text[text.index("<section") : text.index("</section>")]
+        assert '<div class="verdict unread"' in summary
+        assert re.findall(r'<span class="tag (\w+)">([^<]+)</span>.*?href="#([^"]+)">([^<]+)<', summary) == [
+            ("verified", "Verified", "receipt-1", str(tmp_path / "a.cbor")),
+            ("malformed", "Malformed", "receipt-2", str(tmp_path / "b.cbor")),
+            ("unread", "Not read", "receipt-3", str(tmp_path / "none.cbor")),
+        ]
+        anchors = {value for name, value in page.attributes if name == "id"}
+        assert {f"#{anchor}" for anchor in anchors} == {value for name, value in page.attributes if name == "href"}
+        assert ">verified<" not in text
+
+    @pytest.mark.parametrize(
+        ("options", "good", "verdict"),
+        [((), 2, "verified"), (("--expect-model", "other"), 0, "rejected"), (("--nonce", "00"), 0, "rejected")],
+    )
+    def test_the_worst_verdict_colours_the_summary(
+        self, tmp_path: Path, options: tuple[str, ...], good: int, verdict: str
+    ) -> None:
+        for name in ("a.cbor", "b.cbor"):
+            archive().write(tmp_path, name, sidecars=False)
+        text, _ = self.page(tmp_path, tmp_path, "--public-key", KEY, *options)
+        summary = text[text.index("<section") : text.index("</section>")]
+        assert f'<div class="verdict {verdict}" role="status">\n<strong>{good} of 2 receipts verified' in summary
+
+    def test_the_head_names_the_evidence_and_when_it_was_checked(self, tmp_path: Path) -> None:
+        path = archive(RootKind.SOFTWARE).write(tmp_path)
+        text, _ = self.page(tmp_path, path, *archive(RootKind.SOFTWARE).policy_options(tmp_path))
+        assert f'<th scope="row">Evidence</th><td class="value">{path}.att: local, software TEE' in text
+        assert '<th scope="row">Checked at</th>' in text
+        assert "Judged at 2026-01-15T12:00:00Z, the evidence" in text
+        assert "<section" not in text
+
+    def test_columns_stand_alike_and_names_never_break(self, receipt: Path, tmp_path: Path) -> None:
+        text, page = self.page(tmp_path, receipt, "--public-key", KEY)
+        tables = page.tags.count("table")
+        assert page.tags.count("colgroup") == tables
+        assert ".checks, .facts { table-layout: fixed; }" in text
+        breaking = next(line for line in text.splitlines() if "overflow-wrap: anywhere" in line)
+        assert not {"th", ".mono"} & set(re.split(r"[ ,{]+", breaking))
+
+    def test_software_evidence_has_its_banner_whoever_is_asked(self, tmp_path: Path) -> None:
+        made = archive(RootKind.SOFTWARE)
+        path = made.write(tmp_path)
+        text, _ = self.page(tmp_path, path)
+        assert "Rejected" in text
+        assert "<b>Software TEE.</b>" in text
 
     def test_nothing_is_overwritten_without_force_and_nothing_left_after_an_error(
         self, receipt: Path, tmp_path: Path

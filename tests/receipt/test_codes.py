@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from ephemeralml.attestation.fixes import EVIDENCE_FIXES
 from ephemeralml.receipt.codes import CODES, LIVE_FIXES, WARNINGS, Code, LiveCode, Warn, base, explain_warning, fix
-from ephemeralml.receipt.platform_codes import PLATFORM_FIXES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "receipts.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_every_code_says_what_it_means_and_what_to_do() -> None:
             assert not text.endswith("."), code
             assert text[0].islower() or text.startswith("TDX"), code
     assert fix("MISSING_CLAIM:iss") == CODES[Code.MISSING_CLAIM].fix
-    assert fix("NITRO_FIELD_INVALID:nonce") == PLATFORM_FIXES["NITRO_FIELD_INVALID"]
+    assert fix("NITRO_FIELD_INVALID:nonce") == EVIDENCE_FIXES["NITRO_FIELD_INVALID"]
     assert fix("NO_SUCH_CODE") is None
     assert all(fix(code) for code in LiveCode)
     assert base("UNKNOWN_CLAIM:a:b") == "UNKNOWN_CLAIM"
@@ -92,7 +92,7 @@ def test_the_documentation_has_the_same_table() -> None:
 
 def test_the_documentation_explains_the_other_codes_and_every_warning() -> None:
     rows = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE))
-    assert rows == {**PLATFORM_FIXES, **LIVE_FIXES, **WARNINGS}
+    assert rows == {**EVIDENCE_FIXES, **LIVE_FIXES, **WARNINGS}
 
 
 def test_verified_receipts_come_from_the_verifier_alone() -> None:

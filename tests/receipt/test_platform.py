@@ -257,10 +257,23 @@ class TestPolicyFile:
     def test_a_manifest_of_another_model_is_another_hash(self) -> None:
         made = archive(model_hash=b"\x0b" * 32)
         file = accepting(made, models={"publisher_keys": [str(PUBLISHER.public)]})
-        assert failing(judge(made, file, manifest=MANIFEST)) == [
+        result = judge(made, file, manifest=MANIFEST)
+        assert failing(result) == [("MHASH", "MODEL_HASH_MISMATCH")]
+        # Not judged, and never passed over: the one fault is told by MHASH.
+        publisher = next(row for row in result.rows if row.id == "MODEL_PUBLISHER")
+        assert (publisher.status, publisher.required) == (Status.SKIP, True)
+        other = accepting(made, models={"publisher_keys": [str(OTHER_KEY.public)]})
+        assert failing(judge(made, other, manifest=MANIFEST)) == [
             ("MHASH", "MODEL_HASH_MISMATCH"),
-            ("MODEL_PUBLISHER", "MODEL_HASH_MISMATCH"),
+            ("MODEL_PUBLISHER", "MODEL_PUBLISHER_REJECTED"),
         ]
+
+    def test_a_hash_of_no_manifest_is_one_fault(self) -> None:
+        made = archive(model_hash=b"\x0b" * 32, model_hash_scheme="sha256-single")
+        file = accepting(made, models={"publisher_keys": [str(PUBLISHER.public)]})
+        proof = ManifestAtHand.parse(MANIFEST).proof(file.models.publisher_keys)
+        result = judge(made, file, demands=ReceiptPolicy(publisher=proof))
+        assert failing(result) == [("MODEL_PUBLISHER", "MODEL_HASH_MISMATCH")]
 
     @pytest.mark.parametrize(
         ("claims", "code"),
@@ -321,10 +334,15 @@ class TestPolicyFile:
     def test_an_expired_policy_fails_with_and_without_evidence(self) -> None:
         made = archive()
         file = accepting(made, expires_at="2026-01-10T00:00:00Z", allow_expired=True)
-        assert ("POLICY_EXPIRY", "POLICY_EXPIRED") in failing(judge(made, file))
+        judged = judge(made, file)
+        assert ("POLICY_EXPIRY", "POLICY_EXPIRED") in failing(judged)
+        expiry = next(row for row in judged.rows if row.id == "POLICY_EXPIRY")
+        assert (expiry.expected, expiry.actual) == ("before 2026-01-10T00:00:00Z", "at 2026-01-15T12:00:00Z")
         demands = of_policy_file(file, ReceiptPolicy())
         result = verify_receipt(made.receipt, KEY, policy=demands, now=NOW)
         assert failing(result) == [("POLICY_EXPIRY", "POLICY_EXPIRED")]
+        expiry = next(row for row in result.rows if row.id == "POLICY_EXPIRY")
+        assert expiry.actual == "at 2026-01-15T12:00:00Z"
 
 
 def test_every_change_of_a_receipt_with_evidence_is_refused() -> None:

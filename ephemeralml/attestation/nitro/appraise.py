@@ -26,7 +26,7 @@ from ephemeralml.attestation.nitro.verify import (
 )
 from ephemeralml.attestation.policy import DebugRule, NonceRule, Policy
 from ephemeralml.attestation.recognise import FORMAT_UNKNOWN
-from ephemeralml.attestation.roots import RootKind
+from ephemeralml.attestation.roots import RootKind, is_software_root
 from ephemeralml.attestation.verdict import Assurance, printable
 from ephemeralml.clock import format_rfc3339
 
@@ -34,14 +34,18 @@ _TABLE = (("FORMAT", T1), *STEPS, *COMMON_STEPS)
 
 
 def appraise_document(request: Request) -> Appraisal:
-    """Appraise a document of Nitro's structure, which is the software TEE's if a software root accepts it."""
+    """Appraise a document of Nitro's structure, which is the software TEE's if its root bears the software names.
+
+    The name alone decides what it is called and warned of; whether its root is
+    trusted is N5's to say, and a software root that nobody pinned is refused there.
+    """
     rows = RowList(_TABLE)
     evidence, roots = request.evidence, request.roots
     document = read(evidence.document, rows)
     if document is None:
         return Appraisal(evidence.format, rows.complete(), Assurance.NONE, (), request.at, evidence.digest)
     accepted = roots.accept(document.cabundle[0])
-    software = accepted and roots.kind is RootKind.SOFTWARE
+    software = is_software_root(document.cabundle[0])
     actual = Format.LOCAL if software else Format.NITRO
     # An archive has no declaration to hold against its bytes; a root that nobody accepts is N5's to report.
     if request.live and accepted and evidence.format is not actual:
@@ -75,6 +79,7 @@ def appraise_document(request: Request) -> Appraisal:
         measurement_type=MeasurementType.NITRO_PCR,
         registers=receipt_registers(document),
         software=software,
+        foreign_root=software and not accepted and roots.kind is RootKind.SOFTWARE,
         debug=document.debug,
         facts=MappingProxyType(_facts(document)),
     )

@@ -17,10 +17,15 @@ from ephemeralml.attestation.appraisal import T1, T2, T3, T4, RowList
 from ephemeralml.attestation.binding import nitro_fields
 from ephemeralml.attestation.collateral import Collateral
 from ephemeralml.attestation.evidence import ExpectedBinding
+from ephemeralml.attestation.fixes import (
+    SOFTWARE_OF_ANOTHER_ROOT,
+    SOFTWARE_UNDER_VENDOR_ROOTS,
+    VENDOR_UNDER_LOCAL_POLICY,
+)
 from ephemeralml.attestation.nitro import compat, crl
 from ephemeralml.attestation.nitro.document import FIELD_INVALID, UNSUPPORTED, NitroDocument, parse
 from ephemeralml.attestation.nitro.policy import NitroSection, Revocation
-from ephemeralml.attestation.roots import TrustRoots
+from ephemeralml.attestation.roots import RootKind, TrustRoots, is_software_root
 from ephemeralml.attestation.verdict import printable, short_hex
 from ephemeralml.clock import format_rfc3339
 from ephemeralml.crypto import cose, x509
@@ -165,9 +170,8 @@ def _chain(case: Case, rows: RowList) -> None:
         rows.skipped("N5", "no trust root for this format was given", code=ANCHOR_MISSING, required=True)
     elif not roots.accept(document.cabundle[0]):
         pinned = ", ".join(sorted(digest.hex() for digest in roots.digests)) or "a software root"
-        rows.failed(
-            "N5", CHAIN_INVALID, f"the chain begins at no {roots.kind.value} root", expected=pinned, actual=root
-        )
+        detail, hint = _other_root(document.cabundle[0], roots)
+        rows.failed("N5", CHAIN_INVALID, detail, expected=pinned, actual=root, hint=hint)
         return
     else:
         rows.passed("N5", f"{roots.kind.value} root {root}")
@@ -184,6 +188,17 @@ def _chain(case: Case, rows: RowList) -> None:
         return
     rows.passed("N7", f"all valid at {format_rfc3339(case.at)}")
     _revocation(case, rows)
+
+
+def _other_root(der: bytes, roots: TrustRoots) -> tuple[str, str | None]:
+    """Return what is wrong with a root that *roots* do not accept, and what to do where that is not obvious."""
+    software = is_software_root(der)
+    if roots.kind is RootKind.SOFTWARE:
+        another = ("the chain begins at another software root", SOFTWARE_OF_ANOTHER_ROOT)
+        return another if software else ("the chain begins at no software root", VENDOR_UNDER_LOCAL_POLICY)
+    if software:
+        return "the chain begins at no vendor root but at a software one", SOFTWARE_UNDER_VENDOR_ROOTS
+    return "the chain begins at no vendor root that is trusted here", None
 
 
 def _revocation(case: Case, rows: RowList) -> None:
@@ -321,7 +336,7 @@ def _debug(case: Case, rows: RowList) -> None:
 def _measurements(case: Case, rows: RowList) -> None:
     section = case.terms.section
     if section is None:
-        rows.skipped("N14", "no policy to compare the registers with")
+        rows.skipped("N14", "no policy for this format to compare the registers with")
     elif not section.allow and case.terms.pins_optional:
         rows.skipped("N14", "the policy pins no registers of a software TEE")
         rows.warn(WARN_PINNING_BYPASSED)

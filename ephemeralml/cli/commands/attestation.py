@@ -1,5 +1,6 @@
 """`ephemeralml attestation`: evidence in people's terms."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from ephemeralml.cli.exit_codes import Exit, ExitCode
 
 if TYPE_CHECKING:
     from ephemeralml.attestation.roots import TrustRoots
+    from ephemeralml.attestation.verdict import Row
 
 app = typer.Typer(no_args_is_help=True, help="Evidence documents: look into them.")
 
@@ -30,6 +32,7 @@ def inspect(
     does not parse. Whether to accept it is a policy's to say: see `policy check`.
     """
     from ephemeralml.attestation.appraisal import T1, T4
+    from ephemeralml.attestation.nitro.verify import WARN_DEBUG
     from ephemeralml.attestation.recognise import evidence_of
     from ephemeralml.attestation.verdict import Status
     from ephemeralml.attestation.verify import verify_evidence
@@ -43,11 +46,13 @@ def inspect(
     appraisal = verify_evidence(
         evidence, expected=None, policy=None, roots=_roots(evidence.document), at=time, live=False
     )
-    for warning in appraisal.warnings:
+    debug = (WARN_DEBUG,) if appraisal.debug else ()
+    for warning in (*appraisal.warnings, *debug):
         console.current().warning(f"{warning}: {explain_warning(warning)}")
     broken = [row for row in appraisal.rows if row.status is Status.FAIL and row.layer != T4]
     who = "a software root that anybody can make" if appraisal.software else "its vendor"
     text = f"not authentic: {broken[0].code}" if broken else f"authentic: signed under {who}; a policy decides the rest"
+    appraisal = replace(appraisal, rows=tuple(_unasked(row) for row in appraisal.rows))
     document = {"schema": "ephemeralml.attestation/1", "authentic": not broken, **appraisal.to_json()}
     # Nobody asked a policy, so there is no verdict to give.
     del document["verdict"], document["assurance"]
@@ -55,6 +60,17 @@ def inspect(
     console.current().result(document, lambda out: print_appraisal(out, appraisal, text, style))
     if broken:
         raise Exit(ExitCode.MALFORMED if broken[0].layer == T1 else ExitCode.REJECTED)
+
+
+def _unasked(row: "Row") -> "Row":
+    """Return a row that a policy or a session would have judged as not asked: neither was given."""
+    from ephemeralml.attestation.appraisal import T4
+    from ephemeralml.attestation.verdict import Status
+
+    if row.layer != T4 or row.status is not Status.FAIL:
+        return row
+    detail = f"not asked: {row.detail}"
+    return replace(row, status=Status.SKIP, code=None, detail=detail, expected=None, actual=None, required=False)
 
 
 def _roots(document: bytes) -> "TrustRoots":

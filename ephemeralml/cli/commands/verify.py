@@ -8,7 +8,7 @@ import typer
 
 from ephemeralml.cli import console, verify_inputs
 from ephemeralml.cli.exit_codes import Exit, ExitCode, worst
-from ephemeralml.cli.verify_inputs import Expectations, PlatformName, ProfileName, Request
+from ephemeralml.cli.verify_inputs import Expectations, PlatformName, Request
 from ephemeralml.cli.verify_run import Outcome, judge_file
 from ephemeralml.receipt.codes import explain_warning
 
@@ -45,7 +45,8 @@ _At = Annotated[
     str, typer.Option(metavar="now|document|RFC3339", help="When the evidence is judged.", rich_help_panel=_TRUST)
 ]
 _Profile = Annotated[
-    ProfileName, typer.Option(help="compat also reads receipts of older emitters.", rich_help_panel=_TRUST)
+    str,
+    typer.Option(metavar="strict|compat", help="compat also reads receipts of older emitters.", rich_help_panel=_TRUST),
 ]
 _Model = Annotated[str | None, typer.Option(metavar="ID", help="Model id.", rich_help_panel=_EXPECT)]
 _ModelHash = Annotated[str | None, typer.Option(metavar="HEX", help="Model hash.", rich_help_panel=_EXPECT)]
@@ -92,7 +93,7 @@ def verify(  # noqa: PLR0917 - one parameter per option
     manifest: _Manifest = None,
     collateral: _Collateral = None,
     at: _At = "document",
-    profile: _Profile = ProfileName.STRICT,
+    profile: _Profile = "strict",
     expect_model: _Model = None,
     expect_model_hash: _ModelHash = None,
     expect_request_hash: _RequestHash = None,
@@ -134,7 +135,7 @@ def _request(
     trust: tuple[Path | None, str | None, Path | None],
     manifest: Path | None,
     at: str,
-    profile: ProfileName,
+    profile: str,
     replay_store: Path | None,
 ) -> Request:
     policy_path, policy_key, collateral = trust
@@ -194,6 +195,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
 
 
 def _render(out: object, outcomes: list[Outcome]) -> None:
-    from ephemeralml.cli.verify_text import render
+    from ephemeralml.cli.verify_text import render, render_quiet
 
-    render(out, outcomes)  # type: ignore[arg-type]
+    show = render_quiet if console.current().quiet else render
+    show(out, outcomes)  # type: ignore[arg-type]
