@@ -4,7 +4,7 @@ import errno
 import socket
 
 from ephemeralml.errors import UnavailableError
-from ephemeralml.transport.address import Address
+from ephemeralml.transport.address import Address, Scheme
 from ephemeralml.transport.streams import DeadlineError
 
 _HINT = "is it running, and is the address right?"
@@ -21,15 +21,16 @@ def unreachable(address: Address, error: OSError) -> UnavailableError:
 
 def unlistenable(address: Address, error: OSError) -> UnavailableError:
     """Return what to raise when *address* could not be listened on."""
-    return UnavailableError(f"cannot listen on {address}: {reason(error)}", hint=_listen_hint(error))
+    return UnavailableError(f"cannot listen on {address}: {reason(error)}", hint=_listen_hint(address, error))
 
 
-def _listen_hint(error: OSError) -> str:
+def _listen_hint(address: Address, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return "check the host's name"
     match error.errno:
         case errno.EADDRNOTAVAIL:
-            return "this machine has no such address: name one of its own, or 0.0.0.0 for all"
+            every = f"vsock://any:{address.port}" if address.scheme is Scheme.VSOCK else "0.0.0.0 for all"
+            return f"this machine has no such address: name one of its own, or {every}"
         case errno.EADDRINUSE:
             return "another process listens there: stop it, or choose another port or path"
         case errno.EACCES | errno.EPERM:

@@ -31,14 +31,18 @@ def init(  # noqa: PLR0917 - one parameter per option
         list[str] | None, typer.Option(metavar="KEY", help="A key that must have signed the model; repeatable.")
     ] = None,
     measurements: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON of `eif describe` or `enclave measure`.")
+        Path | None, typer.Option(metavar="FILE", help="JSON of `enclave measure`, or with an object `measurements`.")
     ] = None,
     evidence: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An evidence document of the image to accept.")
     ] = None,
     pcr: Annotated[list[str] | None, typer.Option(metavar="N=HEX", help="A register; repeatable.")] = None,
-    local: Annotated[bool, typer.Option("--local", help="For the software TEE, which protects nothing.")] = False,
-    root: Annotated[str | None, typer.Option(metavar="sha256:HEX", help="With --local: its root.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="For the software TEE, where the registers do not say so.")
+    ] = False,
+    root: Annotated[
+        str | None, typer.Option(metavar="sha256:HEX", help="The software TEE's root, where nothing else names it.")
+    ] = None,
     name: Annotated[str, typer.Option(metavar="TEXT", help="Name of the accepted image.")] = "runtime",
     version: Annotated[int, typer.Option(metavar="N", min=0, help="Version of the policy; only ever rises.")] = 1,
     valid_days: Annotated[int, typer.Option(metavar="N", min=1, max=3_650, help="Days until it expires.")] = 90,
