@@ -1,7 +1,18 @@
 """Run AI models inside hardware TEEs, with a signed receipt for every inference.
 
-The names below are the public API; each is imported on first use, so that
-``import ephemeralml`` alone loads nothing else.
+The public API is `connect` (one attested session), `httpx_client` and
+`async_httpx_client` (the same below an ordinary HTTP client or SDK) and `Policy`
+(what they accept)::
+
+    from pathlib import Path
+    from ephemeralml import Policy, connect
+
+    with connect("tcp://127.0.0.1:7443", policy=Policy.load(Path("policy.json"))) as session:
+        reply = session.post("/v1/embeddings", json={"model": "minilm-l6-v2", "input": "hello"})
+        reply.json(), reply.receipt  # verified before it was returned
+
+Each name is imported on first use, so that ``import ephemeralml`` alone loads
+nothing else.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -28,3 +39,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -66,9 +66,8 @@ def judge(*arguments: str) -> Judgement:
     return Judgement(done.returncode, tuple(said) if isinstance(said, list) else (said,))
 
 
-def edited_receipt(receipt: Path, response_hash: bytes, policy: Path) -> Attack:
-    """Make a copy of *receipt* speak of another answer, and verify the copy."""
-    copy = receipt.with_name("edited.cbor")
+def edited_receipt(receipt: Path, response_hash: bytes, policy: Path, copy: Path) -> Attack:
+    """Make *copy* of *receipt* speak of another answer, and verify it."""
     other = response_hash[:-1] + bytes([response_hash[-1] ^ 1])
     copy.write_bytes(receipt.read_bytes().replace(response_hash, other))
     evidence = receipt.with_name(receipt.name + ".att")

@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,35 +64,33 @@ class Console:
     def note(self, text: str) -> None:
         """Tell the person at the terminal something that is no result."""
         if not self.quiet:
-            print(visible(text), file=sys.stderr, flush=True)
+            say(visible(text))
 
     def detail(self, text: str) -> None:
         """Tell what only ``-v`` asks for."""
         if self.verbosity and not self.quiet:
-            print(visible(text), file=sys.stderr, flush=True)
+            say(visible(text))
 
     def warning(self, text: str) -> None:
         """Print a warning; ``--quiet`` does not hide it."""
-        print(self._paint("warning:", "33"), visible(text), file=sys.stderr, flush=True)
+        say(self._paint("warning:", "33"), visible(text))
 
     def error(self, error: EphemeralError, code: int) -> None:
         """Print *error* and its hint, and with ``--json`` a document that says the same."""
-        print(self._paint("error:", "31"), visible(error.message), file=sys.stderr)
+        say(self._paint("error:", "31"), visible(error.message))
         if error.hint:
-            print(self._paint("hint:", "36"), visible(error.hint), file=sys.stderr)
+            say(self._paint("hint:", "36"), visible(error.hint))
         if self.json:
             name = getattr(error, "code", None)
-            print(
-                json.dumps(
-                    {
-                        "schema": "ephemeralml.error/1",
-                        "error": error.message,
-                        "hint": error.hint,
-                        "code": name,
-                        "exit_code": code,
-                    }
-                )
-            )
+            document = {
+                "schema": "ephemeralml.error/1",
+                "error": error.message,
+                "hint": error.hint,
+                "code": name,
+                "exit_code": code,
+            }
+            with suppress(OSError):  # where stdout takes nothing, that is found and said at the end
+                print(json.dumps(document))
 
     def _paint(self, text: str, colour: str) -> str:
         return f"\x1b[1;{colour}m{text}\x1b[0m" if self.interactive else text
@@ -122,6 +120,12 @@ class _Lines:
 
     def advance(self, done: int, total: int | None, *, unit: str = "B") -> None:
         """Say nothing: a log has no use for every percent."""
+
+
+def say(*words: str) -> None:
+    """Print a line to stderr; where that takes nothing, the exit code has to do."""
+    with suppress(OSError):
+        print(*words, file=sys.stderr, flush=True)
 
 
 def visible(text: str) -> str:
@@ -194,6 +198,21 @@ def check_writable(path: Path, *, force: bool) -> None:
         raise usage(f"{str(path)!r} exists", hint="choose another name, or add --force to overwrite it")
     if not folder:
         raise usage(f"the folder of {str(path)!r} does not exist")
+
+
+def check_creatable(path: Path, *, force: bool) -> None:
+    """Refuse an output path before long work, having tried to make a file beside it.
+
+    Raises:
+        UsageError: As `check_writable`.
+        UnavailableError: The disk or the permissions do not allow it.
+    """
+    check_writable(path, force=force)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UnavailableError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 def write_file(path: Path, data: bytes, *, force: bool, private: bool = False) -> None:

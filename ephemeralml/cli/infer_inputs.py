@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ephemeralml import clock
 from ephemeralml.cli import console, verify_inputs
 from ephemeralml.errors import MalformedError
+from ephemeralml.transport.address import Address
 
 if TYPE_CHECKING:
     from ephemeralml.attestation.policy import Policy
@@ -62,7 +63,7 @@ def prompt_text(text: str | None, file: Path | None, source: str | None) -> str:
     """Return the prompt that exactly one of the three ways gives.
 
     Raises:
-        UsageError: None of them, several, or a file that cannot be read.
+        UsageError: None of them, several, an empty one, or a file that cannot be read.
         MalformedError: It is no UTF-8, or too long.
     """
     if source not in (None, "-"):
@@ -75,12 +76,26 @@ def prompt_text(text: str | None, file: Path | None, source: str | None) -> str:
         data = console.read_file(file, max_bytes=MAX_PROMPT_BYTES, what="prompt")
     else:
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if not data:
+        raise console.usage("the prompt is empty")
     if len(data) > MAX_PROMPT_BYTES:
         raise MalformedError(f"a prompt of more than {MAX_PROMPT_BYTES} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise MalformedError("the prompt is not UTF-8") from error
+
+
+def check_target(target: str) -> None:
+    """Refuse what is no address.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        Address.parse(target)
+    except MalformedError as error:
+        raise console.usage(f"--target: {error.message}", hint=error.hint) from error
 
 
 def task_option(*, chat: bool, embed: bool, stream: bool | None, max_tokens: int | None) -> Task | None:

@@ -10,13 +10,13 @@ from ephemeralml.attestation.verdict import printable
 from ephemeralml.cli import console, infer_text
 from ephemeralml.cli.exit_codes import Exit, ExitCode
 from ephemeralml.cli.infer_inputs import Prompt, Task
-from ephemeralml.client.archive import ReceiptFiles, ReceiptFolder
+from ephemeralml.client.archive import Bodies, ReceiptFiles, ReceiptFolder
 from ephemeralml.client.call import encode_body
 from ephemeralml.client.load import run_load
 from ephemeralml.client.manifests import SCHEME
-from ephemeralml.client.reply import Receipted, Reply
+from ephemeralml.client.reply import Reply
 from ephemeralml.client.selection import INFO_PATH, find
-from ephemeralml.client.session import Session, connect
+from ephemeralml.client.session import CONNECT_SECONDS, Session, connect
 from ephemeralml.errors import EphemeralError, IncompleteError, UnavailableError
 
 _RUNTIME_STATUSES = frozenset({401, 403, 408, 429})
@@ -34,6 +34,7 @@ class Request:
     nonce: bytes | None
     receipt: Path | None
     evidence_dir: Path | None
+    save_bodies: bool
     force: bool
     timeout: float
 
@@ -48,16 +49,17 @@ class _Chosen:
 
 def ask_once(request: Request) -> None:
     """Ask once, verify, write what is to be kept, then print."""
+    folder = _folder(request)
     with _session(request) as session:
         chosen = _choose(session, request)
         if request.receipt is not None:
             _fetch_manifest(session, chosen.model)
         reply, shown = _ask(session, chosen, request)
-    files = _keep(reply.receipted, request)
+    files = _keep(reply, chosen, request, folder)
     output = console.current()
     output.note(infer_text.verdict_line(reply.receipted))
     if not reply.ok:
-        raise _refusal(reply, chosen.task)
+        raise _refusal(reply, request.prompt, chosen.task)
     if output.json or not shown:
         document = infer_text.reply_document(reply, session.attested, [str(path) for path in files])
         output.result(document, lambda out: infer_text.show_reply(out, reply))
@@ -66,26 +68,29 @@ def ask_once(request: Request) -> None:
 def ask_often(request: Request, count: int, concurrency: int) -> None:
     """Ask *count* times from *concurrency* threads; every receipt is verified."""
     output = console.current()
+    folder = _folder(request)
     with _session(request) as session, output.progress() as progress:
         chosen = _choose(session, request)
+
+        def ask() -> Reply:
+            reply = session.post(chosen.task.path, content=chosen.body, headers=chosen.headers, timeout=request.timeout)
+            _keep(reply, chosen, request, folder)
+            return reply
+
         progress.step(f"asking {count} times")
-        report = run_load(
-            lambda: session.post(
-                chosen.task.path, content=chosen.body, headers=chosen.headers, timeout=request.timeout
-            ),
-            count=count,
-            concurrency=concurrency,
-            progress=progress,
-        )
+        report = run_load(ask, count=count, concurrency=concurrency, progress=progress)
     document = infer_text.load_document(report, session.attested)
     output.result(document, lambda out: infer_text.show_load(out, report))
     if report.errors:
         raise Exit(ExitCode.UNAVAILABLE)
 
 
+def _folder(request: Request) -> ReceiptFolder | None:
+    return ReceiptFolder(request.evidence_dir) if request.evidence_dir is not None else None
+
+
 def _session(request: Request) -> Session:
-    folder = ReceiptFolder(request.evidence_dir) if request.evidence_dir is not None else None
-    session = connect(request.target, policy=request.policy, on_receipt=folder)
+    session = connect(request.target, policy=request.policy, timeout=min(request.timeout, CONNECT_SECONDS))
     for warning in infer_text.warnings_of(session.attested):
         console.current().warning(warning)
     return session
@@ -178,16 +183,23 @@ def _print_deltas(lines: list[bytes]) -> None:
     sys.stdout.flush()
 
 
-def _keep(receipted: Receipted | None, request: Request) -> tuple[Path, ...]:
-    if request.receipt is None or receipted is None:
+def _keep(reply: Reply, chosen: _Chosen, request: Request, folder: ReceiptFolder | None) -> tuple[Path, ...]:
+    """Archive the receipt as the options ask; returns the files of --receipt."""
+    if reply.receipted is None:
         return ()
-    return ReceiptFiles(request.receipt).write(receipted, force=request.force)
+    bodies = Bodies(chosen.body, reply.body) if request.save_bodies else None
+    if folder is not None:
+        folder.keep(reply.receipted, bodies)
+    if request.receipt is None:
+        return ()
+    return ReceiptFiles(request.receipt).write(reply.receipted, bodies=bodies, force=request.force)
 
 
-def _refusal(reply: Reply, task: Task) -> EphemeralError:
+def _refusal(reply: Reply, prompt: Prompt, task: Task) -> EphemeralError:
     """Return the error that an error status means here."""
     message = infer_text.error_text(reply)
     if reply.status >= 500 or reply.status in _RUNTIME_STATUSES:
         hint = "the runtime wants a token: --token-file" if reply.status == 401 else None
         return UnavailableError(message, hint=hint)
-    return console.usage(message, hint=f"{task.option} asked {task.path}; the request has to change")
+    asked = f"{task.option} asked" if prompt.task is not None else "asked, as the model is for it, was"
+    return console.usage(message, hint=f"{asked} {task.path}; the request has to change")

@@ -5,13 +5,10 @@ needs beyond options and console it imports inside the command. So `--help` and
 `verify` stay fast.
 """
 
+import difflib
 import importlib
-import io
-import os
 import sys
-import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -19,10 +16,10 @@ import typer.core
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from typer._click.exceptions import UsageError as ParseError
 
-from ephemeralml.cli import console
+from ephemeralml.cli import console, settings, standard_streams
 from ephemeralml.cli.exit_codes import Exit, ExitCode, of_error
 from ephemeralml.cli.options import inject_common
-from ephemeralml.errors import EphemeralError, MalformedError
+from ephemeralml.errors import EphemeralError, UnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +86,20 @@ class _Commands(typer.core.TyperGroup):
             module.app._add_completion = False  # noqa: SLF001 - the root alone offers completion
             command = typer.main.get_command(module.app)
             command.name = entry.name
-            inject_common(command)
+            inject_common(command, (cmd_name,), self._defaults)
             self.commands[cmd_name] = command
         return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named; for one that is not there, name the closest."""
+        if args and args[0] not in (known := self.list_commands(ctx)):
+            close = difflib.get_close_matches(args[0], known, n=1)
+            if close:
+                raise ParseError(f"no such command {args[0]!r}. Did you mean {close[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
+
+    def _defaults(self, words: tuple[str, ...]) -> dict[str, Any]:
+        return settings.load(self).of(words)
 
 
 app = typer.Typer(
@@ -113,8 +121,8 @@ def _root(
     Neither the cloud nor the host sees weights, prompts or answers; every reply
     leaves a receipt that anyone can verify offline.
 
-    Every option has an environment default, EPHEMERALML_ and its name; an
-    optional ephemeralml.toml, here or where EPHEMERALML_SETTINGS says, sits below.
+    Every option has an environment default, EPHEMERALML_ and its name; a file
+    that EPHEMERALML_SETTINGS names sits below (docs/settings.md).
     """
     if version:
         from ephemeralml import __version__
@@ -123,46 +131,19 @@ def _root(
         raise Exit(ExitCode.OK)
 
 
-def _settings(arguments: list[str]) -> dict[str, Any]:
-    """Return the defaults of an optional ``ephemeralml.toml``, one table per command.
-
-    Whoever made the working folder may have put one there, so what it sets is
-    said; a file that EPHEMERALML_SETTINGS names was chosen.
-    """
-    path = Path(os.environ.get("EPHEMERALML_SETTINGS", "ephemeralml.toml"))
-    if not path.is_file():
-        return {}
-    try:
-        found = _option_names(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise MalformedError(f"cannot read settings from {str(path)!r}: {error}") from error
-    ours = found.get(next((argument for argument in arguments if not argument.startswith("-")), ""))
-    if "EPHEMERALML_SETTINGS" not in os.environ and isinstance(ours, dict):
-        console.current().warning(f"{str(path)!r} of this folder sets defaults: {', '.join(_leaves(ours))}")
-    return found
-
-
-def _leaves(table: dict[str, Any]) -> list[str]:
-    """Return the names of the options that a table sets, those of its subcommands too."""
-    nested = [_leaves(value) if isinstance(value, dict) else [name] for name, value in table.items()]
-    return [name for names in nested for name in names]
-
-
-def _option_names(table: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name.replace("-", "_"): _option_names(value) if isinstance(value, dict) else value
-        for name, value in table.items()
-    }
-
-
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; prints whatever it has to say."""
     output = console.reset()
     output.json = "--json" in arguments
+    code = _run(arguments, output)
+    lost = standard_streams.failure(sys.stdout)
+    return code if lost is None else _unread(lost, code, output)
+
+
+def _run(arguments: list[str], output: console.Console) -> int:
     try:
         command = typer.main.get_command(app)
-        defaults = _settings(arguments)
-        ended = command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False, default_map=defaults)
+        ended = command.main(args=arguments, prog_name="ephemeralml", standalone_mode=False)
         if ended == ExitCode.INTERRUPTED:  # how typer reports a KeyboardInterrupt that it caught
             return _interrupted()
     except Exit as end:
@@ -177,8 +158,21 @@ def run(arguments: list[str]) -> int:
     return ExitCode.OK
 
 
+def _unread(error: OSError, code: int, output: console.Console) -> int:
+    """Report a result that could not be written out: that is no success, and no bug.
+
+    A reader that went away, as `head` does, has what it wanted: no word about it.
+    """
+    standard_streams.forget(sys.stdout)
+    if not isinstance(error, BrokenPipeError):
+        output.json = False  # its document would go where the result could not
+        lost = UnavailableError(f"cannot write the result: {error.strerror}", hint="is stdout open, and not full?")
+        output.error(lost, ExitCode.UNAVAILABLE)
+    return ExitCode.UNAVAILABLE if code in {ExitCode.OK, ExitCode.CHANGES} else code
+
+
 def _interrupted() -> int:
-    print("interrupted", file=sys.stderr)
+    console.say("interrupted")
     return ExitCode.INTERRUPTED
 
 
@@ -193,6 +187,8 @@ def _report(error: Exception, output: console.Console) -> int:
     elif isinstance(error, ClickException):
         error = console.usage(_lower(error.format_message()))
     elif not isinstance(error, EphemeralError):
+        if isinstance(error, OSError) and standard_streams.failure(sys.stdout):
+            return ExitCode.UNAVAILABLE  # `run` finds the same, and says it
         # A bug must not look like a verdict, and its message may hold anything.
         if output.verbosity:
             raise error
@@ -210,8 +206,8 @@ def _lower(message: str) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal or pipe that cannot carry a character gets its escape, not a traceback.
-            stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    standard_streams.prepare()
+    code = run(sys.argv[1:])
+    if standard_streams.failure(sys.stderr):
+        standard_streams.forget(sys.stderr)
+    sys.exit(code)

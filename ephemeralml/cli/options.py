@@ -1,5 +1,6 @@
-"""Options that every command has, and their environment defaults."""
+"""Options that every command has, and where their defaults come from."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -74,18 +75,36 @@ def _common() -> tuple[Any, ...]:
     return tuple(param for param in typer.main.get_command(donor).params if param.name != "help")
 
 
-def inject_common(command: Any) -> None:
-    """Give *command*, or every command of a group, the shared options and environment defaults."""
+Defaults = Callable[[tuple[str, ...]], dict[str, Any]]
+"""Returns what the settings say for a command, named by its words."""
+
+
+def inject_common(command: Any, words: tuple[str, ...], defaults: Defaults) -> None:
+    """Give *command*, or every command of a group, the shared options and their defaults."""
     if hasattr(command, "commands"):
-        for child in command.commands.values():
-            inject_common(child)
+        for name, child in command.commands.items():
+            inject_common(child, (*words, name), defaults)
         return
+    _read_defaults(command, words, defaults)
     names = {param.name for param in command.params}
     command.params.extend(param for param in _common() if param.name not in names)
     for param in command.params:
         if param.param_type_name == "option" and param.name != "help":
             param.envvar = param.envvar or _environment_name(param.opts)
             param.show_envvar = False
+
+
+def _read_defaults(command: Any, words: tuple[str, ...], defaults: Defaults) -> None:
+    """Have *command* ask for its defaults as it parses, and only if it is to run: help needs none."""
+    parse = command.parse_args
+
+    def parse_args(ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+        if not ctx.resilient_parsing and not any(param.name == "help" for param in order):
+            ctx.default_map = defaults(words)
+        return list(parse(ctx, args))
+
+    command.parse_args = parse_args
 
 
 def _environment_name(flags: list[str]) -> str:

@@ -24,7 +24,7 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
         "path": str(found.path),
         "format": found.description.format.value,
         "architecture": found.description.architecture,
-        "task": found.description.task.value,
+        "task": _task(found),
         "parameters": found.parameters,
         "size": sum(file.size for file in found.files),
         "files": [_file_document(file) for file in found.files],
@@ -55,6 +55,10 @@ def inspection_document(found: Inspection) -> dict[str, Any]:
     }
 
 
+def _task(found: Inspection) -> str:
+    return found.description.task.value if found.description.task is not None else "unknown"
+
+
 def print_inspection(out: "Printer", found: Inspection, *, tensors: bool) -> None:
     """Print what ``model inspect`` found."""
     if found.package is not None:
@@ -64,7 +68,7 @@ def print_inspection(out: "Printer", found: Inspection, *, tensors: bool) -> Non
         _line(out, "model hash", found.package.model_hash.hex())
     total = sum(file.size for file in found.files)
     _line(out, "format", f"{found.description.format.value}, {len(found.tensors)} tensors")
-    _line(out, "architecture", f"{found.description.architecture}, for {found.description.task.value}")
+    _line(out, "architecture", f"{found.description.architecture}, for {_task(found)}")
     _line(out, "parameters", f"{found.parameters:,}")
     _line(out, "size", f"{_size(total)} in {len(found.files)} files")
     for template in found.templates:

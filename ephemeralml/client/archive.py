@@ -3,13 +3,16 @@
 ``r.cbor`` is the receipt, ``r.cbor.att`` the evidence document, ``r.cbor.json``
 the session's facts (`ephemeralml.evidence/1`), ``r.cbor.manifest.json`` the
 model's signed manifest. `ephemeralml verify r.cbor` finds the others by name.
+Where they are asked for, ``r.cbor.request`` and ``r.cbor.response`` are the exact
+bodies that its hashes cover, for nobody but their owner to read.
 """
 
+import hashlib
 import os
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ephemeralml.attestation.sidecar import BindingInputs, Sidecar
@@ -20,11 +23,22 @@ from ephemeralml.errors import UnavailableError
 EVIDENCE_SUFFIX = ".att"
 SIDECAR_SUFFIX = ".json"
 MANIFEST_SUFFIX = ".manifest.json"
-_SUFFIXES = ("", EVIDENCE_SUFFIX, SIDECAR_SUFFIX, MANIFEST_SUFFIX)
+REQUEST_SUFFIX = ".request"
+RESPONSE_SUFFIX = ".response"
+_SUFFIXES = ("", EVIDENCE_SUFFIX, SIDECAR_SUFFIX, MANIFEST_SUFFIX, REQUEST_SUFFIX, RESPONSE_SUFFIX)
+_PRIVATE = (REQUEST_SUFFIX, RESPONSE_SUFFIX)
 
 
 class OccupiedError(UnavailableError):
     """A file is there already and may not be overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """What was asked and answered, byte for byte."""
+
+    request: bytes = field(repr=False)
+    response: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +70,10 @@ class ReceiptFiles:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UnavailableError(f"the folder {str(folder)!r} cannot be written to")
 
-    def write(self, receipted: Receipted, *, force: bool = False) -> tuple[Path, ...]:
+    def write(self, receipted: Receipted, *, bodies: Bodies | None = None, force: bool = False) -> tuple[Path, ...]:
         """Write the files, the receipt last; returns their paths.
+
+        With *bodies*, which are the receipt's own, they are kept too, mode 0600.
 
         Each appears whole or not at all, and after a failure none that is new
         stays. Companions of an overwritten receipt do not outlive it.
@@ -67,7 +83,7 @@ class ReceiptFiles:
             UnavailableError: The system does not allow it.
         """
         self.check(force=force)
-        contents = _contents(self.receipt, receipted)
+        contents = _contents(self.receipt, receipted, bodies)
         written: list[Path] = []
         try:
             for path, data in contents.items():
@@ -103,8 +119,12 @@ class ReceiptFolder:
 
     def __call__(self, receipted: Receipted) -> None:
         """Archive *receipted*; errors as `ReceiptFiles.write`."""
+        self.keep(receipted)
+
+    def keep(self, receipted: Receipted, bodies: Bodies | None = None) -> None:
+        """Archive *receipted*, and its *bodies* if given; errors as `ReceiptFiles.write`."""
         path = self._folder / f"{receipted.receipt.claims.receipt_id}.cbor"
-        ReceiptFiles(path).write(receipted)
+        ReceiptFiles(path).write(receipted, bodies=bodies)
         with self._lock:
             self.saved.append(path)
 
@@ -134,7 +154,7 @@ def sidecar_of(receipted: Receipted) -> Sidecar:
     )
 
 
-def _contents(receipt: Path, receipted: Receipted) -> Mapping[Path, bytes]:
+def _contents(receipt: Path, receipted: Receipted, bodies: Bodies | None) -> Mapping[Path, bytes]:
     """Return each file's bytes; the receipt comes last, since it calls for the others."""
     found = {
         EVIDENCE_SUFFIX: receipted.attested.evidence.document,
@@ -142,6 +162,11 @@ def _contents(receipt: Path, receipted: Receipted) -> Mapping[Path, bytes]:
     }
     if receipted.manifest is not None:
         found[MANIFEST_SUFFIX] = receipted.manifest
+    if bodies is not None:
+        hashes = tuple(hashlib.sha256(body).digest() for body in (bodies.request, bodies.response))
+        if hashes != (receipted.request_hash, receipted.response_hash):
+            raise ValueError("the bodies are not those of the receipt")
+        found |= {REQUEST_SUFFIX: bodies.request, RESPONSE_SUFFIX: bodies.response}
     found[""] = receipted.receipt_bytes
     return {receipt.with_name(receipt.name + suffix): data for suffix, data in found.items()}
 
@@ -152,7 +177,7 @@ def _write(path: Path, data: bytes, *, force: bool) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), 0o600 if path.name.endswith(_PRIVATE) else 0o644)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

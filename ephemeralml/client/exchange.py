@@ -23,6 +23,7 @@ from ephemeralml.channel.events import AlertReceived, Event, MessageReceived, Se
 from ephemeralml.channel.messages import Close, CloseReason, Outcome
 from ephemeralml.channel.stream_events import ClientEvent, PeerClosed, ResponseData, ResponseEnded, ResponseStarted
 from ephemeralml.channel.suites import PREFERRED, Suite
+from ephemeralml.client.alerts import refused_session
 from ephemeralml.client.attested import Attested, check_policy_current, verify_offer
 from ephemeralml.client.call import (
     MAX_RESPONSE_BYTES,
@@ -38,7 +39,7 @@ from ephemeralml.client.call import (
 from ephemeralml.client.manifests import ManifestStore
 from ephemeralml.client.reply import Receipted
 from ephemeralml.client.selection import Selection, select
-from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
+from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.receipt.live import LiveReceipts, ModelEntry
 
 RECEIPT_MISSING = "RECEIPT_MISSING"
@@ -46,6 +47,7 @@ RECEIPT_UNEXPECTED = "RECEIPT_UNEXPECTED"
 MAX_SESSION_SECONDS = 3_600.0
 """A session lives at most an hour (channel section 4)."""
 NONCE_BYTES = 32
+_NO_RUNTIME = "something else than a runtime or relay listens there, or meddles on the way; is the port right?"
 _MARGIN_SECONDS = 10.0
 """We leave a session this long before the runtime would, so that no request meets its close."""
 
@@ -158,6 +160,8 @@ class Exchange:
             # The one reply is refused; whoever signed it wrongly gets no further request.
             return self._fail(TruncatedError("the session ended: another of its replies was refused"), changed)
         except EphemeralError as error:
+            if self.attested is None and isinstance(error, MalformedError) and error.hint is None:
+                error.hint = _NO_RUNTIME
             return self._fail(error, changed)
         return list(changed.values())
 
@@ -275,7 +279,7 @@ class Exchange:
             self._receipts = self.attested.receipts()
             self._channel.accept(self.attested.verified)
         elif isinstance(event, AlertReceived):
-            raise UnavailableError(f"the runtime refuses the session: {event.describe()}")
+            raise refused_session(event.alert, self.policy)
         else:
             self._streams = ClientStreams(self._attested.limits)
             self._started = self._last_active = self._steady()

@@ -93,7 +93,7 @@ def create_package(
     progress.step("check")
     model = source_folder.find(source)
     description = _inspect(model, request.dtypes)
-    _check_out(out, replace=replace)
+    _check_out(source, out, replace=replace)
     with _growing(out, replace=replace) as folder:
         progress.step("package")
         meter = Meter(progress, sum(file.location.lstat().st_size for file in model.files))
@@ -106,7 +106,7 @@ def create_package(
             created_at=request.created_at,
             format=description.format,
             architecture=request.architecture or description.architecture,
-            task=request.task or description.task,
+            task=request.task or description.task or Task.GENERATION,
             license=request.license,
             files=files,
             suite=Suite.NONE,
@@ -205,8 +205,20 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(fd)
 
 
-def _check_out(out: Path, *, replace: bool) -> None:
-    """Refuse a destination that exists; even *replace* takes only what looks like a package."""
+def lie_in_each_other(source: Path, out: Path) -> bool:
+    """Return whether one of the two is, or is inside of, the other; a link at *out* itself is not followed."""
+    model, package = source.resolve(), out.parent.resolve() / out.name
+    return package.is_relative_to(model) or model.is_relative_to(package)
+
+
+def _check_out(source: Path, out: Path, *, replace: bool) -> None:
+    """Refuse a destination that exists; even *replace* takes only what looks like a package.
+
+    One inside of the model would be part of it the next time, and of one
+    around the model nothing would be left.
+    """
+    if lie_in_each_other(source, out):
+        raise UnavailableError(f"{str(out)!r} and the model {str(source)!r} lie in each other")
     if not os.path.lexists(out):
         if not out.parent.is_dir():
             raise UnavailableError(f"the folder of {str(out)!r} does not exist")

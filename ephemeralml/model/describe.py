@@ -22,7 +22,8 @@ class Description:
 
     format: Format
     architecture: str
-    task: Task
+    task: Task | None
+    """None where nothing tells."""
 
 
 def describe(headers: Mapping[str, WeightsHeader], documents: Mapping[str, bytes]) -> Description:
@@ -44,6 +45,8 @@ def describe(headers: Mapping[str, WeightsHeader], documents: Mapping[str, bytes
         return Description(Format.GGUF, architecture, Task.EMBEDDING if embedding else Task.GENERATION)
     architecture = _of_config(documents)
     embedding = "modules.json" in documents or architecture in _ENCODERS
+    if not embedding and architecture == UNKNOWN_ARCHITECTURE:
+        return Description(Format.SAFETENSORS, architecture, None)
     return Description(Format.SAFETENSORS, architecture, Task.EMBEDDING if embedding else Task.GENERATION)
 
 

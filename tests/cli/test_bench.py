@@ -45,3 +45,11 @@ def test_another_kind_of_chart_is_a_usage_error_before_anything_is_measured(tmp_
     result = run("bench", "core", "--chart", tmp_path / name)
     assert result.exit_code == 2
     assert "hint: name a file that ends in .svg or .html" in result.stderr
+
+
+@pytest.mark.usefixtures("quick_parts")
+def test_a_chart_that_cannot_be_written_is_found_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "_PARTS", (("thing", lambda *, quick: pytest.fail("it measured")),))
+    result = run("bench", "core", "--chart", "/proc/chart.svg")
+    assert result.exit_code == 5
+    assert "cannot write '/proc/chart.svg'" in result.stderr

@@ -1,5 +1,6 @@
 """`ephemeralml demo`: the newcomer's first command, on the real weights, in processes of its own."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,20 +51,36 @@ def test_each_attack_is_refused_for_its_own_reason(story: dict[str, object], att
     attacks = story["attacks"]
     assert isinstance(attacks, list)
     (found,) = [entry for entry in attacks if entry["name"] == attack]
-    assert (found["refused"], found["code"]) == (True, code)
+    assert (found["refused"], found["code"].split(", ")[0]) == (True, code)
 
 
 def test_what_is_kept_verifies_again_and_the_edited_copy_does_not(story: dict[str, object], kept: Path) -> None:
     policy = kept / "state" / "policy.json"
     assert run("verify", kept / "receipts" / "1.cbor", "--policy", policy).exit_code == 0
-    edited = run("verify", kept / "receipts" / "edited.cbor", "--attestation", kept / "receipts" / "1.cbor.att")
+    edited = run("verify", kept / "attacks" / "edited.cbor", "--attestation", kept / "receipts" / "1.cbor.att")
     assert edited.exit_code == 3
+    assert run("verify", kept / "receipts", "--policy", policy).exit_code == 0
+
+
+def test_the_command_that_is_printed_verifies_what_was_kept(tmp_path: Path) -> None:
+    shown = run_process("demo", "--out", "a b", cwd=tmp_path).stdout
+    (line,) = [line for line in shown.splitlines() if line.startswith("kept")]
+    words = shlex.split(line.removeprefix("kept"))
+    assert run(*words[1:], cwd=tmp_path).exit_code == 0
 
 
 def test_a_folder_with_receipts_is_not_overwritten(story: dict[str, object], kept: Path) -> None:
     result = run("demo", "--out", kept)
     assert result.exit_code == 2
     assert "exists" in result.stderr
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").write_text("mine")
+    for name in ("f.txt", "f.txt/below"):
+        result = run("demo", "--out", tmp_path / name)
+        assert (result.exit_code, "is no folder" in result.stderr) == (2, True)
+    assert run("demo", "--out", "/proc/x").exit_code == 5
 
 
 def test_without_weights_the_hint_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 import io
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +141,48 @@ def test_evidence_folder_keeps_every_receipt(place: Place) -> None:
     kept = sorted(path.name for path in (place.folder / "kept").iterdir())
     assert len([name for name in kept if name.endswith(".cbor")]) == 3
     assert run("verify", "kept", "--policy", "policy.json", cwd=place.folder).exit_code == 0
+
+
+def test_saved_bodies_are_exact_and_private_and_the_receipt_holds_against_them(place: Place) -> None:
+    runtime = place.serve()
+    result = place.infer("--receipt", "r.cbor", "--save-bodies", "--json")
+    assert result.exit_code == 0
+    assert result.json["files"][-3:] == ["r.cbor.request", "r.cbor.response", "r.cbor"]
+    request, response = place.folder / "r.cbor.request", place.folder / "r.cbor.response"
+    assert request.read_bytes() == runtime.prompts[-1]
+    assert json.loads(response.read_bytes()) == result.json["response"]
+    assert {path.stat().st_mode & 0o777 for path in (request, response)} == {0o600}
+    against = ("verify", "r.cbor", "--policy", "policy.json", "--request", request.name, "--response")
+    checked = run(*against, response.name, "--json", cwd=place.folder)
+    assert checked.exit_code == 0
+    rows = {row["id"]: row["status"] for row in checked.json["checks"]}
+    assert (rows["RHASH"], rows["OHASH"]) == ("pass", "pass")
+    assert run(*against, request.name, cwd=place.folder).exit_code == 3
+
+
+def test_without_being_asked_no_body_is_kept(place: Place) -> None:
+    place.serve()
+    assert place.infer("--receipt", "r.cbor", "--save-bodies").exit_code == 0
+    assert place.infer("--receipt", "r.cbor", "--force").exit_code == 0
+    assert not [name for name in place.files() if name.endswith(("request", "response"))]
+
+
+@pytest.mark.parametrize("more", [(), ("--count", 3, "--concurrency", 2)])
+def test_saved_bodies_go_to_the_evidence_folder_too(place: Place, more: tuple[object, ...]) -> None:
+    place.serve()
+    assert place.infer("--evidence-dir", "kept", "--save-bodies", *more).exit_code == 0
+    kept = sorted((place.folder / "kept").glob("*.cbor"))
+    assert len(kept) == (3 if more else 1)
+    for path in kept:
+        bodies = ("--request", f"{path}.request", "--response", f"{path}.response")
+        assert run("verify", path, "--policy", "policy.json", *bodies, cwd=place.folder).exit_code == 0
+
+
+def test_saved_bodies_of_a_streamed_answer(place: Place) -> None:
+    place.serve(manifests=TALKER)
+    assert place.infer("--chat", "--stream", "--receipt", "r.cbor", "--save-bodies").exit_code == 0
+    bodies = ("--request", "r.cbor.request", "--response", "r.cbor.response")
+    assert run("verify", "r.cbor", "--policy", "policy.json", *bodies, cwd=place.folder).exit_code == 0
 
 
 def test_load_test_verifies_every_receipt(place: Place) -> None:
@@ -320,6 +365,55 @@ def test_interrupted_it_cancels_what_it_asked(place: Place) -> None:
     assert place.files() == ["policy.json"]
 
 
+def test_timeout_bounds_the_handshake_too(place: Place) -> None:
+    place.serve()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        target = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        result = run("infer", "--target", target, "--insecure-accept-local", "--text", "a", "--timeout", 0.3)
+    assert result.exit_code == 5
+    assert "no session within 0.3 s" in result.stderr
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("greeting", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_something_else_that_listens_there_is_called_so(place: Place, greeting: bytes) -> None:
+    place.serve()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.sendall(greeting)
+                while peer.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        target = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        result = run("infer", "--target", target, "--insecure-accept-local", "--text", "a")
+        thread.join()
+    assert result.exit_code == 4
+    assert "hint: something else than a runtime or relay listens there" in result.stderr
+
+
+def test_runtime_without_the_policy_s_kind_of_evidence(place: Place) -> None:
+    runtime = place.serve()
+    allow = runtime.policy_document()["local"]["allow"]
+    policy = runtime.policy_document(
+        formats=["nitro"], nitro={"roots": ["aws"], "allow": allow}, min_assurance="tee", security_modes=["production"]
+    )
+    del policy["local"], policy["allow_local"]
+    (place.folder / "policy.json").write_text(json.dumps(policy))
+    result = place.infer()
+    assert result.exit_code == 5
+    assert (
+        "it has no evidence of a kind that the policy accepts, which is: nitro; unauthenticated alert 4"
+        in result.stderr
+    )
+    assert "hint: the policy's formats and the runtime's evidence differ" in result.stderr
+
+
 def test_runtime_that_has_gone(place: Place) -> None:
     runtime = place.serve()
     runtime.close()
@@ -402,8 +496,12 @@ def test_several_models_have_to_be_chosen_from(place: Place) -> None:
         (("--insecure-accept-local", "--text", "a", "--count", "0"), "--count"),
         (("--insecure-accept-local", "--text", "a", "--receipt", "no/r.cbor"), "does not exist"),
         (("--insecure-accept-local", "--text", "a", "--token-file", "nothing"), "cannot read token"),
+        (("--insecure-accept-local", "--text", "a", "--save-bodies"), "--save-bodies keeps them beside a receipt"),
+        (("--insecure-accept-local", "--text", "a", "--evidence-dir", "policy.json"), "'policy.json' is no folder"),
+        (("--insecure-accept-local", "--text", ""), "the prompt is empty"),
+        (("--insecure-accept-local", "--text", "a", "--target", "foo"), "--target: "),
     ],
-    ids=range(20),
+    ids=range(24),
 )
 def test_options_that_cannot_be_meant(place: Place, args: tuple[str, ...], words: str) -> None:
     runtime = place.serve()
@@ -414,7 +512,7 @@ def test_options_that_cannot_be_meant(place: Place, args: tuple[str, ...], words
     assert place.files() == ["policy.json"]
 
 
-@pytest.mark.parametrize("name", ["r.cbor", "r.cbor.att", "r.cbor.json", "r.cbor.manifest.json"])
+@pytest.mark.parametrize("name", ["r.cbor", "r.cbor.att", "r.cbor.json", "r.cbor.manifest.json", "r.cbor.request"])
 def test_nothing_is_overwritten_without_force(place: Place, name: str) -> None:
     runtime = place.serve()
     (place.folder / name).write_text("mine")
@@ -423,12 +521,11 @@ def test_nothing_is_overwritten_without_force(place: Place, name: str) -> None:
     assert runtime.connections == 0
     assert (place.folder / name).read_text() == "mine"
     assert place.infer("--receipt", "r.cbor", "--force").exit_code == 0
-    assert (place.folder / name).read_bytes() != b"mine"
+    assert not (place.folder / name).exists() or (place.folder / name).read_bytes() != b"mine"
 
 
-def test_address_and_prompt_that_do_not_parse(place: Place) -> None:
+def test_prompt_and_policy_that_do_not_parse(place: Place) -> None:
     place.serve()
-    assert run("infer", "--target", "nowhere", "--insecure-accept-local", "--text", "a").exit_code == 4
     (place.folder / "prompt").write_bytes(b"\xff\xfe")
     assert place.infer("--file", "prompt", text=False).exit_code == 4
     (place.folder / "policy.json").write_text("{}")

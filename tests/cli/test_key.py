@@ -53,6 +53,20 @@ def test_a_key_is_not_overwritten_unasked(key: Path) -> None:
     assert key.read_bytes() != before
 
 
+def test_what_is_neither_a_key_nor_a_file_is_called_so(tmp_path: Path) -> None:
+    done = run("model", "verify", tmp_path, "--publisher-key", "zz")
+    assert done.exit_code == 2
+    assert "error: 'zz' is neither a public key nor a file" in done.stderr
+    assert "hint: give ed25519: and 64 lower-case hex digits" in done.stderr
+
+
+def test_a_file_that_holds_no_private_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("nothing of the kind")
+    done = run("model", "sign", tmp_path, "--key", tmp_path / "no.pem")
+    assert done.exit_code == 4
+    assert str(tmp_path / "no.pem") in done.stderr
+
+
 def test_generate_needs_a_folder_and_a_known_purpose(tmp_path: Path) -> None:
     assert run("key", "generate", "--out", tmp_path / "no" / "key.pem").exit_code == 2
     assert run("key", "generate", "--out", tmp_path / "key.pem", "--purpose", "fun").exit_code == 2

@@ -1,7 +1,5 @@
 """The boundary of the command line: exit codes, streams, settings (design: one contract)."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +32,16 @@ def test_unknown_words_are_usage_errors(arguments: list[str]) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("error: no such ")
     assert "hint: see ephemeralml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(["infr"], "infer"), (["varify", "r.cbor"], "verify"), (["model", "sgn"], "sign"), (["polcy", "show"], "policy")],
+)
+def test_a_misspelt_command_names_the_one_that_is_meant(arguments: list[str], meant: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert f"Did you mean '{meant}'?" in result.stderr
 
 
 def test_an_error_with_json_is_one_document_on_stdout() -> None:
@@ -74,34 +82,6 @@ def test_each_error_has_its_code(error: EphemeralError, code: int) -> None:
 )
 def test_the_worst_code_wins(codes: list[int], wins: int) -> None:
     assert worst([ExitCode(code) for code in codes]) == wins
-
-
-def test_an_unreadable_settings_file_is_malformed(tmp_path: Path) -> None:
-    (tmp_path / "ephemeralml.toml").write_text("[verify\n")
-    result = run("--version", cwd=tmp_path)
-    assert result.exit_code == 4
-    assert "cannot read settings" in result.stderr
-
-
-def test_settings_stand_below_environment_and_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ephemeralml.toml").write_text('[key.generate]\nout = "from-file.pem"\n')
-    assert run("key", "generate", cwd=tmp_path).exit_code == 0
-    assert (tmp_path / "from-file.pem").is_file()
-    monkeypatch.setenv("EPHEMERALML_OUT", "from-environment.pem")
-    assert run("key", "generate", cwd=tmp_path).exit_code == 0
-    assert (tmp_path / "from-environment.pem").is_file()
-    assert run("key", "generate", "--out", "from-option.pem", cwd=tmp_path).exit_code == 0
-    assert (tmp_path / "from-option.pem").is_file()
-
-
-def test_what_a_settings_file_of_the_folder_sets_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = tmp_path / "ephemeralml.toml"
-    settings.write_text('[key.generate]\nout = "from-file.pem"\n[verify]\npublic-key = "00"\n')
-    assert "sets defaults: out\n" in run("key", "generate", cwd=tmp_path).stderr
-    assert "sets defaults: public_key\n" in run("verify", "none.cbor", cwd=tmp_path).stderr
-    assert "sets defaults" not in run("policy", "show", "none.json", cwd=tmp_path).stderr
-    monkeypatch.setenv("EPHEMERALML_SETTINGS", str(settings))
-    assert "sets defaults" not in run("key", "generate", "--force", cwd=tmp_path).stderr
 
 
 def test_nothing_in_a_message_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,23 +148,3 @@ def test_output_survives_a_terminal_without_the_characters() -> None:
     result = run_process("bench", "nonsense-\u202e", env={"PYTHONIOENCODING": "ascii"})
     assert result.exit_code == 2
     assert result.stderr.isascii()
-
-
-def test_the_settings_file_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.toml").write_text('[key.generate]\nout = "mine.pem"\n')
-    monkeypatch.setenv("EPHEMERALML_SETTINGS", str(tmp_path / "mine.toml"))
-    assert run("key", "generate", cwd=tmp_path).exit_code == 0
-    assert (tmp_path / "mine.pem").is_file()
-
-
-def test_output_that_nobody_reads_is_no_success_and_no_bug(tmp_path: Path) -> None:
-    assert run("key", "generate", "--out", tmp_path / "key.pem").exit_code == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ephemeralml", "key", "show", str(tmp_path / "key.pem")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (5, b"")

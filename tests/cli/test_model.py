@@ -82,7 +82,7 @@ USAGE = {
     "version no SemVer": ["--out", "p", "--model-id", "m", "--model-version", "1.0", "--suite", "none"],
     "bad id": ["--out", "p", "--model-id", "a@b", "--model-version", "1.0.0", "--suite", "none"],
     "unknown suite": ["--out", "p", *ENCRYPT[:4], "--suite", "rot13"],
-    "encrypted suite": ["--out", "p", *ENCRYPT[:4], "--suite", "aes256gcm-stream", "--key", "local:x"],
+    "encrypted suite": ["--out", "p", *ENCRYPT[:4], "--suite", "aes256gcm-stream"],
     "default suite": ["--out", "p", *ENCRYPT[:4]],
     "key without use": ["--out", "p", *ENCRYPT, "--key", "local:x"],
     "chunk size": ["--out", "p", *ENCRYPT, "--chunk-size", "5"],
@@ -99,8 +99,28 @@ def test_encrypt_refuses_options_that_cannot_be_meant(model: Path, tmp_path: Pat
 
 
 def test_encrypted_suites_say_when_they_arrive(model: Path, tmp_path: Path) -> None:
-    done = run("model", "encrypt", model, "--out", tmp_path / "p", *ENCRYPT[:4])
+    done = run("model", "encrypt", model, "--out", tmp_path / "p", *ENCRYPT[:4], "--suite", "aes256gcm-stream")
     refused(done, 2, says="arrives with key release")
+
+
+def test_no_suite_is_taken_for_granted_and_none_is_listed_that_is_not_there(model: Path, tmp_path: Path) -> None:
+    done = run("model", "encrypt", model, "--out", tmp_path / "p", *ENCRYPT[:4])
+    refused(done, 2, says="hint: --suite none makes a signed package")
+    assert "stream" not in run("model", "encrypt", "--help").stdout
+    assert "stream" not in run("model", "encrypt", model, "--out", "p", *ENCRYPT[:4], "--suite", "rot13").stderr
+
+
+@pytest.mark.parametrize("out", ["model", "model/p", "model/../model/p", "."])
+def test_a_package_and_its_model_do_not_lie_in_each_other(model: Path, tmp_path: Path, out: str) -> None:
+    refused(run("model", "encrypt", "model", "--out", out, *ENCRYPT, "--force", cwd=tmp_path), 2, says="in each other")
+    assert names(tmp_path) == {"model"}
+
+
+def test_what_a_lone_weights_file_is_for_nobody_knows(model: Path, tmp_path: Path) -> None:
+    lone = tmp_path / "lone.safetensors"
+    lone.write_bytes((model / "model.safetensors").read_bytes())
+    assert run("model", "inspect", lone, "--json").json["task"] == "unknown"
+    assert "unknown, for unknown" in run("model", "inspect", lone).stdout
 
 
 @pytest.mark.parametrize(

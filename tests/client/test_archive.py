@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ephemeralml.attestation import sidecar
-from ephemeralml.client.archive import OccupiedError, ReceiptFiles, ReceiptFolder
+from ephemeralml.client.archive import Bodies, OccupiedError, ReceiptFiles, ReceiptFolder
 from ephemeralml.client.reply import Receipted
 from ephemeralml.client.session import connect
 from ephemeralml.errors import UnavailableError
@@ -53,6 +53,12 @@ def test_nothing_is_overwritten_and_nothing_new_stays(receipted: Receipted, tmp_
             attempt()
     assert names(tmp_path) == [taken]
     assert (tmp_path / taken).read_text() == "mine"
+
+
+def test_bodies_that_are_not_the_receipt_s_are_not_kept(receipted: Receipted, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not those of the receipt"):
+        ReceiptFiles(tmp_path / "r.cbor").write(receipted, bodies=Bodies(b"other", b"bodies"))
+    assert names(tmp_path) == []
 
 
 def test_force_overwrites_and_leaves_no_stale_companion(runtime: FakeRuntime, tmp_path: Path) -> None:

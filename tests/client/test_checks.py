@@ -233,7 +233,10 @@ def test_policy_decides(runtime: FakeRuntime, changes: dict[str, Any], code: str
 
 @pytest.mark.parametrize(
     ("faults", "kind", "words"),
-    [((), UnavailableError, "no common format"), ((F.EVIDENCE_CALLED_NITRO,), RejectedError, "no vendor root")],
+    [
+        ((), UnavailableError, "no common format"),
+        ((F.EVIDENCE_CALLED_NITRO,), RejectedError, "NITRO_CERT_CHAIN_INVALID"),
+    ],
     ids=["told", "disguised"],
 )
 def test_production_policy_refuses_a_software_tee(

@@ -310,3 +310,12 @@ def test_a_manifest_that_cannot_be_written_is_unavailable(
     monkeypatch.undo()
     assert [path.name for path in out.parent.iterdir()] == ["package"]
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("name", ["inside", "deep/inside", ".", "..", "../source"])
+def test_a_package_and_its_model_do_not_lie_in_each_other(source: Path, name: str) -> None:
+    (source / "deep").mkdir(exist_ok=True)
+    before = sorted(source.rglob("*"))
+    with pytest.raises(UnavailableError, match="lie in each other"):
+        create_package(source, source / name, request(), replace=True)
+    assert sorted(source.rglob("*")) == before

@@ -32,7 +32,7 @@ def core(
     if chart is not None:
         if chart.suffix not in {".svg", ".html"}:
             raise console.usage(f"cannot draw to {str(chart)!r}", hint="name a file that ends in .svg or .html")
-        console.check_writable(chart, force=force)
+        console.check_creatable(chart, force=force)
     with out.progress() as progress:
         report = bench.run(progress, quick=quick)
     if chart is not None:

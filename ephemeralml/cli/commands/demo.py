@@ -1,6 +1,7 @@
 """`ephemeralml demo`: the whole job on this machine."""
 
 import json
+import shlex
 import tempfile
 import time
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import typer
 
 from ephemeralml.cli import console
 from ephemeralml.cli.exit_codes import Exit, ExitCode
+from ephemeralml.errors import UnavailableError
 
 if TYPE_CHECKING:
     from rich.console import Console as Printer
@@ -39,6 +41,7 @@ class _Story:
     pcr0: str = ""
     similarities: list[list[float]] = field(default_factory=list)
     receipts: list[Path] = field(default_factory=list)
+    policy: Path | None = None
     offline: "Judgement | None" = None
     attacks: list["Attack"] = field(default_factory=list)
     seconds: float = 0.0
@@ -90,25 +93,37 @@ def demo(
     begin = time.monotonic()
     with ExitStack() as block:
         folder = out or Path(block.enter_context(tempfile.TemporaryDirectory(prefix="ephemeralml-demo-")))
-        receipts = _receipt_folder(folder)
+        receipts = _new_folder(folder, "receipts")
+        forged = _new_folder(folder, "attacks")
         progress = block.enter_context(output.progress())
         request = StackRequest(listen=("tcp://127.0.0.1:0",), state=folder / "state", verbosity=output.verbosity)
-        story = _play(block.enter_context(local_stack(request, progress)), receipts, progress)
+        story = _play(block.enter_context(local_stack(request, progress)), receipts, forged, progress)
     story.seconds = time.monotonic() - begin
     output.result(story.to_json(), lambda printer: _print(story, printer, kept=out))
     if not story.held:
         raise Exit(ExitCode.REJECTED)
 
 
-def _receipt_folder(folder: Path) -> Path:
-    receipts = folder / "receipts"
-    if receipts.exists():
-        raise console.usage(f"{str(receipts)!r} exists", hint="name another folder with --out")
-    receipts.mkdir(parents=True)
-    return receipts
+def _new_folder(folder: Path, name: str) -> Path:
+    """Make one of the folders that are kept.
+
+    Raises:
+        UsageError: It exists, or *folder* is no folder.
+        UnavailableError: The system does not allow it.
+    """
+    made = folder / name
+    try:
+        made.mkdir(parents=True)
+    except FileExistsError as error:
+        raise console.usage(f"{str(made)!r} exists", hint="name another folder with --out") from error
+    except NotADirectoryError as error:
+        raise console.usage(f"{str(folder)!r} is no folder", hint="name a folder with --out") from error
+    except OSError as error:
+        raise UnavailableError(f"cannot make the folder {str(made)!r}: {error.strerror}") from error
+    return made
 
 
-def _play(stack: "LocalStack", folder: Path, progress: Any) -> _Story:
+def _play(stack: "LocalStack", folder: Path, forged: Path, progress: Any) -> _Story:
     from ephemeralml.attestation.policy import Policy
     from ephemeralml.cli import attacks
     from ephemeralml.client.archive import ReceiptFiles
@@ -116,6 +131,7 @@ def _play(stack: "LocalStack", folder: Path, progress: Any) -> _Story:
 
     boot = stack.boot
     story = _Story(stack.endpoint, sum(step["ms"] for step in boot["steps"]), boot["measurements"]["pcr0"])
+    story.policy = stack.policy
     policy = Policy.load(stack.policy)
     progress.step("attest and embed three sentences")
     with connect(stack.endpoint, policy=policy) as session:
@@ -130,10 +146,10 @@ def _play(stack: "LocalStack", folder: Path, progress: Any) -> _Story:
     story.offline = attacks.judge("verify", *map(str, story.receipts), "--policy", str(stack.policy))
     progress.step("attack")
     first, evidence = story.receipts[0], story.receipts[0].with_name("1.cbor.att")
-    production = folder / "production-policy.json"
+    production = forged / "production-policy.json"
     production.write_bytes(_production_policy(stack))
     story.attacks = [
-        attacks.edited_receipt(first, kept[0].response_hash, stack.policy),
+        attacks.edited_receipt(first, kept[0].response_hash, stack.policy, forged / "edited.cbor"),
         attacks.wrong_model(first, stack.policy),
         attacks.flipping_relay(stack.endpoint, policy, "/v1/embeddings", _body(stack.models[0], SENTENCES[0])),
         attacks.production_policy(evidence, production),
@@ -184,6 +200,7 @@ def _print(story: _Story, printer: "Printer", *, kept: Path | None) -> None:
         verdict = f"refused, {attack.code}" if attack.refused else f"NOT REFUSED, {attack.code}"
         printer.print(f"          {'✓' if attack.refused else '✗'} {attack.name}: {verdict}", markup=False)
     if kept is not None:
-        printer.print(f"kept        {kept}: ephemeralml verify {story.receipts[0]}", markup=False)
+        command = shlex.join(["ephemeralml", "verify", str(kept / "receipts"), "--policy", str(story.policy)])
+        printer.print(f"kept        {command}", markup=False)
     result = "everything held" if story.held else "SOMETHING DID NOT HOLD"
     printer.print(f"{result}, in {story.seconds:.1f} s, on a {PLAIN_WORDS}", markup=False)

@@ -1,5 +1,6 @@
 """`ephemeralml infer`: attest, ask, print, keep the receipt."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,12 +55,16 @@ _Receipt = Annotated[
 _EvidenceDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write every receipt, named by its id.", rich_help_panel=_KEEP)
 ]
+_SaveBodies = Annotated[
+    bool,
+    typer.Option("--save-bodies", help="Keep what was asked and answered beside each receipt.", rich_help_panel=_KEEP),
+]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite OUT.cbor and its companions.", rich_help_panel=_KEEP)]
 _Count = Annotated[int | None, typer.Option(metavar="N", min=1, help="Ask N times and measure.", rich_help_panel=_LOAD)]
 _Concurrency = Annotated[
     int | None, typer.Option(metavar="M", min=1, max=256, help="So many at once.", rich_help_panel=_LOAD)
 ]
-_Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For each whole reply.")]
+_Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For each whole reply, and for the session.")]
 
 
 @app.command()
@@ -80,6 +85,7 @@ def infer(  # noqa: PLR0917 - one parameter per option
     nonce: _Nonce = None,
     receipt: _Receipt = None,
     evidence_dir: _EvidenceDir = None,
+    save_bodies: _SaveBodies = False,
     force: _Force = False,
     count: _Count = None,
     concurrency: _Concurrency = None,
@@ -95,7 +101,8 @@ def infer(  # noqa: PLR0917 - one parameter per option
 
     task = infer_inputs.task_option(chat=chat, embed=embed, stream=stream, max_tokens=max_tokens)
     _check_load(count, concurrency, single={"--receipt": receipt, "--nonce": nonce, "--stream": stream or None})
-    _check_outputs(receipt, force=force)
+    infer_inputs.check_target(target)
+    _check_outputs(receipt, evidence_dir, save_bodies=save_bodies, force=force)
     request = infer_run.Request(
         target=target,
         policy=infer_inputs.accepted(policy, policy_key, insecure=insecure_accept_local),
@@ -104,6 +111,7 @@ def infer(  # noqa: PLR0917 - one parameter per option
         nonce=infer_inputs.nonce_option(nonce),
         receipt=receipt,
         evidence_dir=evidence_dir,
+        save_bodies=save_bodies,
         force=force,
         timeout=timeout,
     )
@@ -129,8 +137,12 @@ def _check_load(count: int | None, concurrency: int | None, *, single: dict[str,
             raise console.usage(f"{option} goes with one request", hint="--evidence-dir keeps every receipt")
 
 
-def _check_outputs(receipt: Path | None, *, force: bool) -> None:
+def _check_outputs(receipt: Path | None, folder: Path | None, *, save_bodies: bool, force: bool) -> None:
     """Refuse outputs that cannot be written before anything is sent."""
+    if save_bodies and receipt is None and folder is None:
+        raise console.usage("--save-bodies keeps them beside a receipt", hint="add --receipt or --evidence-dir")
+    if folder is not None and os.path.lexists(folder) and not folder.is_dir():
+        raise console.usage(f"--evidence-dir {str(folder)!r} is no folder", hint="name a folder, it is made if need be")
     if receipt is None:
         return
     from ephemeralml.client.archive import ReceiptFiles

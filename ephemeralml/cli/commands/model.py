@@ -48,9 +48,8 @@ def encrypt(  # noqa: PLR0917 - the command's options
     ],
     model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="SemVer 2.0 version.")],
     suite: Annotated[
-        str, typer.Option("--suite", metavar="S", help="How the files are encrypted.")
-    ] = "chacha20poly1305-stream",
-    key: Annotated[str | None, typer.Option("--key", metavar="URI", help="KMS key that wraps the data key.")] = None,
+        str | None, typer.Option("--suite", metavar="none", help="How the files are encrypted: none, signed alone.")
+    ] = None,
     chunk_size: Annotated[
         int, typer.Option("--chunk-size", metavar="BYTES", help="Power of two, 64 KiB to 64 MiB.")
     ] = 4 << 20,
@@ -64,7 +63,8 @@ def encrypt(  # noqa: PLR0917 - the command's options
     from ephemeralml.model.create import create_package
 
     _existing(path)
-    _check_suite(suite, key)
+    _check_suite(suite)
+    _check_apart(path, out)
     request = _request(model_id, model_version, chunk_size, allow_dtype or [], license_, publisher)
     _free(out, force=force)
     with console.current().progress() as progress:
@@ -141,18 +141,29 @@ def _free(out: Path, *, force: bool) -> None:
         raise console.usage(f"the folder of {str(out)!r} does not exist")
 
 
-def _check_suite(suite: str, key: str | None) -> None:
+def _check_apart(source: Path, out: Path) -> None:
+    """Refuse a package inside of its own model, and a model inside of what is replaced."""
+    from ephemeralml.model.create import lie_in_each_other
+
+    if lie_in_each_other(source, out):
+        raise console.usage(
+            f"--out {str(out)!r} and the model {str(source)!r} lie in each other", hint="name a folder beside the model"
+        )
+
+
+def _check_suite(suite: str | None) -> None:
     from ephemeralml.model.manifest import Suite
 
+    hint = "--suite none makes a signed package that is not encrypted"
+    if suite is None:
+        raise console.usage("--suite is not given, and there is no encryption yet to choose by default", hint=hint)
     if suite not in {known.value for known in Suite}:
-        raise console.usage(f"unknown suite {suite!r}", hint=f"known are {', '.join(known.value for known in Suite)}")
+        raise console.usage(f"unknown suite {suite!r}", hint=hint)
     if suite != Suite.NONE.value:
         raise console.usage(
             f"suite {suite} arrives with key release, this version makes unencrypted packages only",
-            hint="add --suite none to make a signed package that is not encrypted",
+            hint=hint,
         )
-    if key is not None:
-        raise console.usage("--key has no use with --suite none: there is no data key to wrap")
 
 
 def _request(
