@@ -20,12 +20,12 @@ def refused_session(alert: Alert, policy: Policy) -> UnavailableError:
     if alert.code == AlertCode.NO_COMMON_FORMAT:
         accepted = ", ".join(known.value for known in policy.formats) or "none"
         plain = f"it has no evidence of a kind that the policy accepts, which is: {accepted}"
-        hint: str | None = (
+        hint = (
             "the policy's formats and the runtime's evidence differ: a policy for production refuses a software TEE,"
             " one for a software TEE refuses everything else"
         )
     elif alert.code in set(AlertCode):
         plain, hint = _PLAIN[AlertCode(alert.code)]
     else:
-        plain, hint = "it gives a reason that is not known here", None
+        plain, hint = "it gives a reason that is not known here", "update this side"
     return UnavailableError(f"the runtime refuses the session, {plain}; {alert.describe()}", hint=hint)

@@ -20,6 +20,7 @@ from ephemeralml.channel.client import ClientChannel
 from ephemeralml.channel.client_streams import ClientStreams
 from ephemeralml.channel.endpoint import State
 from ephemeralml.channel.events import AlertReceived, Event, MessageReceived, ServerOffer
+from ephemeralml.channel.frames import VersionMismatchError
 from ephemeralml.channel.messages import Close, CloseReason, Outcome
 from ephemeralml.channel.stream_events import ClientEvent, PeerClosed, ResponseData, ResponseEnded, ResponseStarted
 from ephemeralml.channel.suites import PREFERRED, Suite
@@ -47,7 +48,11 @@ RECEIPT_UNEXPECTED = "RECEIPT_UNEXPECTED"
 MAX_SESSION_SECONDS = 3_600.0
 """A session lives at most an hour (channel section 4)."""
 NONCE_BYTES = 32
-_NO_RUNTIME = "something else than a runtime or relay listens there, or meddles on the way; is the port right?"
+_BEFORE_AN_OFFER = {
+    VersionMismatchError: "update the older side, or is it something else that listens there?",
+    MalformedError: "something else than a runtime or relay listens there, or meddles on the way; is the port right?",
+    UnavailableError: "is the runtime behind a relay up, and is the port right?",
+}
 _MARGIN_SECONDS = 10.0
 """We leave a session this long before the runtime would, so that no request meets its close."""
 
@@ -160,8 +165,6 @@ class Exchange:
             # The one reply is refused; whoever signed it wrongly gets no further request.
             return self._fail(TruncatedError("the session ended: another of its replies was refused"), changed)
         except EphemeralError as error:
-            if self.attested is None and isinstance(error, MalformedError) and error.hint is None:
-                error.hint = _NO_RUNTIME
             return self._fail(error, changed)
         return list(changed.values())
 
@@ -365,6 +368,8 @@ class Exchange:
 
     def _fail(self, error: EphemeralError, changed: dict[int, Call]) -> list[Call]:
         """End the session, and with it every call that has no reply yet."""
+        if self.attested is None and error.hint is None:
+            error.hint = next((hint for kind, hint in _BEFORE_AN_OFFER.items() if isinstance(error, kind)), None)
         self.fault = error
         self._channel.close(CloseReason.PROTOCOL)
         self._end_calls(error, changed)

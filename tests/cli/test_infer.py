@@ -397,6 +397,25 @@ def test_something_else_that_listens_there_is_called_so(place: Place, greeting: 
     assert "hint: something else than a runtime or relay listens there" in result.stderr
 
 
+@pytest.mark.parametrize("read", [0, 1 << 20])
+def test_whoever_hangs_up_at_once_may_be_a_relay_without_its_runtime(place: Place, read: int) -> None:
+    place.serve()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(read)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        target = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        result = run("infer", "--target", target, "--insecure-accept-local", "--text", "a")
+        thread.join()
+    assert result.exit_code == 5
+    assert "hint: is the runtime behind a relay up" in result.stderr
+
+
 def test_runtime_without_the_policy_s_kind_of_evidence(place: Place) -> None:
     runtime = place.serve()
     allow = runtime.policy_document()["local"]["allow"]
