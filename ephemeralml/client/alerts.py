@@ -9,7 +9,7 @@ _PLAIN = {
     AlertCode.VERSION: ("it speaks another version of the channel", "update the older side"),
     AlertCode.NO_COMMON_SUITE: ("it has none of our cipher suites", "update the older side"),
     AlertCode.BUSY: ("it is busy", "try again later"),
-    AlertCode.TIMEOUT: ("the handshake took too long", "try again; the runtime may be overloaded"),
+    AlertCode.TIMEOUT: ("it waited too long for the handshake", "try again; the runtime may be overloaded"),
     AlertCode.EVIDENCE_UNAVAILABLE: ("it could not get evidence of itself", "try again; then ask its operator"),
     AlertCode.INTERNAL: ("it failed", "ask its operator"),
 }

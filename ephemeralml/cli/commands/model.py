@@ -48,7 +48,7 @@ def encrypt(  # noqa: PLR0917 - the command's options
     ],
     model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="SemVer 2.0 version.")],
     suite: Annotated[
-        str | None, typer.Option("--suite", metavar="none", help="How the files are encrypted: none, signed alone.")
+        str | None, typer.Option("--suite", metavar="none", help="How files are encrypted; none: not at all.")
     ] = None,
     chunk_size: Annotated[
         int, typer.Option("--chunk-size", metavar="BYTES", help="Power of two, 64 KiB to 64 MiB.")
