@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from ephemeralml import clock
 from ephemeralml.attestation.collateral import NO_COLLATERAL, Collateral
@@ -42,6 +42,9 @@ from ephemeralml.client.reply import Receipted
 from ephemeralml.client.selection import Selection, select
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.receipt.live import LiveReceipts, ModelEntry
+
+if TYPE_CHECKING:
+    from ephemeralml.channel.hello import ModelEntry as OfferedModel
 
 RECEIPT_MISSING = "RECEIPT_MISSING"
 RECEIPT_UNEXPECTED = "RECEIPT_UNEXPECTED"
@@ -103,6 +106,7 @@ class Exchange:
         self._calls: dict[int, Call] = {}
         self._receipts: LiveReceipts | None = None
         self._accepted = 0
+        self._allowed: dict[str, OfferedModel] = {}
         self._lost = False
         self._started = self._last_active = steady()
 
@@ -242,7 +246,8 @@ class Exchange:
         if self._steady() - self._started > self._max_age:
             raise SessionEndedError(f"the session has lived its {self._max_age:.0f} s")
         check_policy_current(attested.policy, self._now())
-        return select(ask.method, ask.body, attested.identity.models, attested.policy, self.aliases or {})
+        models = attested.identity.models
+        return select(ask.method, ask.body, models, attested.policy, self.aliases or {}, self._allowed)
 
     def cancel(self, call: Call, error: EphemeralError) -> None:
         """Give up on *call*; its stream counts until the peer has ended it."""

@@ -71,6 +71,7 @@ def select(
     models: tuple[ModelEntry, ...],
     policy: Policy,
     aliases: Mapping[str, str] = MappingProxyType({}),
+    allowed: dict[str, ModelEntry] | None = None,
 ) -> Selection:
     """Decide about a request before a byte of it is sent.
 
@@ -80,6 +81,15 @@ def select(
     3. A body that names no model will be an error of the runtime's; it may
        still be a prompt, so every model of the identity must be allowed.
 
+    Args:
+        method: HTTP's method.
+        body: The request's body.
+        models: The session's identity.
+        policy: What is accepted.
+        aliases: The runtime's other names for its models.
+        allowed: Names that led to an allowed entry before, in this session and
+            under this policy; kept up to date here.
+
     Raises:
         UnknownModelError: A model that the identity does not name.
         ModelRejectedError: A model that the policy refuses.
@@ -88,8 +98,12 @@ def select(
         return Selection(None, receipt_required=False)
     name = model_named(body or b"")
     if name is not None:  # 2
-        entry = find(aliases.get(name, name), models)
-        check_allowed(entry, policy)
+        entry = allowed.get(name) if allowed is not None else None
+        if entry is None:
+            entry = find(aliases.get(name, name), models)
+            check_allowed(entry, policy)
+            if allowed is not None:
+                allowed[name] = entry
         return Selection(entry, receipt_required=True)
     for entry in models:  # 3
         check_allowed(entry, policy)

@@ -154,8 +154,7 @@ class Session:
         """Hand over what the channel has queued and what the write limit lets through."""
         channel, outbox = self._channel, self._outbox
         while True:
-            if data := channel.data_to_send():
-                outbox.write(data)
+            self._hand_over()
             if not channel.established or channel.close_sent:
                 break
             if self._answers and (not outbox.buffered or outbox.buffered + self._piece <= self._write_limit):
@@ -166,6 +165,10 @@ class Session:
                 break
         if channel.finished:
             self._finished()
+
+    def _hand_over(self) -> None:
+        if data := self._channel.data_to_send():
+            self._outbox.write(data)
 
     def close(self, reason: CloseReason) -> None:
         """Take no new request, and close once those in flight have ended."""
@@ -319,6 +322,9 @@ class Session:
         while exchange.unsent:
             self._send_piece(exchange)
         self._leave_line(exchange)
+        if exchange.model is not None:
+            # The client reads the body while the receipt over it is made.
+            self._hand_over()
         self._end(exchange)
 
     def _send_head(self, exchange: Exchange) -> None:

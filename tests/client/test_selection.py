@@ -95,3 +95,18 @@ def test_aliases_in_the_runtimes_info(info: bytes, aliases: dict[str, str]) -> N
 def test_what_is_no_json_names_nothing(data: bytes) -> None:
     assert model_named(data) is None or isinstance(model_named(data), str)
     assert isinstance(aliases_named(data), dict)
+
+
+def test_a_name_that_was_allowed_leads_to_the_same_entry_again() -> None:
+    allowed: dict[str, ModelEntry] = {}
+    first = select("POST", b'{"model": "a"}', MODELS, POLICY, allowed=allowed)
+    assert allowed == {"a": first.entry}
+    assert select("POST", b'{"model": "a"}', MODELS, POLICY, allowed=allowed) == first
+
+
+def test_a_name_that_was_refused_is_judged_and_refused_again() -> None:
+    allowed: dict[str, ModelEntry] = {}
+    for _ in range(2):
+        with pytest.raises(UnknownModelError):
+            select("POST", b'{"model": "absent"}', MODELS, POLICY, allowed=allowed)
+    assert not allowed
