@@ -46,6 +46,9 @@ def test_policies_do_not_disturb_one_another(state: PolicyState) -> None:
     state.admit(policy(version=5))
     state.admit(policy(policy_id="another", version=1))
     state.admit(policy(version=5))
+    with pytest.raises(RejectedError):
+        state.admit(policy(version=4))
+    state.admit(policy(policy_id="another", version=2))
 
 
 @pytest.mark.parametrize(

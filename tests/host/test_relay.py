@@ -265,7 +265,10 @@ async def test_a_client_that_never_reads_does_not_hold_others() -> None:
                 loop = asyncio.get_running_loop()
                 got = 0
                 while got < 8 << 20:
-                    got += len(await loop.sock_recv(other, 1 << 20))
+                    piece = await loop.sock_recv(other, 1 << 20)
+                    assert piece, "the connection that reads was ended"
+                    got += len(piece)
+                assert any(joined.waiting[1] for joined in relay._joined), "the other one still reads nothing"
 
 
 async def test_drain_lets_a_connection_end_and_refuses_new_ones() -> None:

@@ -51,7 +51,9 @@ def test_every_file_is_loaded_under_its_path_and_role(folder: Path) -> None:
 
 
 def test_a_storage_adapter_serves_as_well_as_a_folder(folder: Path) -> None:
-    for file in load_files(verified(folder), FileStorage(folder)).values():
+    source = folder.parent / "source-tiny-bert-1.0.0"
+    for path, file in load_files(verified(folder), FileStorage(folder)).items():
+        assert bytes(file.view()) == (source / path).read_bytes()
         file.close()
 
 

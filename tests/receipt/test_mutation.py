@@ -93,10 +93,12 @@ def test_good_claims_with_others_added_and_some_dropped(
 @given(st.sampled_from(broken()), st.data())
 def test_broken_receipts_broken_further(vector: object, data: st.DataObject) -> None:
     receipt = bytearray(vector.receipt[:3_000])  # type: ignore[attr-defined]
+    before = bytes(receipt)
     for _ in range(data.draw(st.integers(1, 4))):
         if receipt:
             receipt[data.draw(st.integers(0, len(receipt) - 1))] = data.draw(st.integers(0, 255))
-    verdict(bytes(receipt))
+    # Some vectors break a demand that is not made here; once a byte has changed, none verifies.
+    assert verdict(bytes(receipt)) is not Verdict.VERIFIED or bytes(receipt) == before
 
 
 @pytest.mark.parametrize(

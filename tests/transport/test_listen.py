@@ -297,8 +297,14 @@ async def test_localhost_by_every_address_it_has() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     listener = await listen(Address.parse(f"tcp://localhost:{port}"), echo)
-    stream = await open_stream(Address.parse(f"tcp://127.0.0.1:{port}"))
-    await bye(stream)
+    addresses = {entry[4][0] for entry in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
+    assert "127.0.0.1" in addresses
+    for host in addresses:
+        shown = f"[{host}]" if ":" in host else host
+        stream = await open_stream(Address.parse(f"tcp://{shown}:{port}"))
+        await stream.send(b"x")
+        assert await stream.receive() == b"x"
+        await bye(stream)
     await stop(listener)
 
 

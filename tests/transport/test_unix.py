@@ -40,7 +40,12 @@ async def test_a_live_socket_is_not_replaced(tmp_path: Path) -> None:
 async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s.sock"))
+    with pytest.raises(UnavailableError):
+        await open_stream(at(tmp_path))
     listener = await listen(at(tmp_path), serve_nothing)
+    stream = await open_stream(at(tmp_path))
+    stream.close()
+    await stream.wait_closed()
     listener.close()
     await listener.wait_closed()
 
