@@ -1,12 +1,13 @@
 """WebSockets for threads; see `websocket` for event loops."""
 
 import threading
-from ssl import SSLContext
+from ssl import SSLContext, create_default_context
 from typing import TYPE_CHECKING, Any
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.transport.address import Address, Scheme
 from ephemeralml.transport.faults import unreachable
+from ephemeralml.transport.shared_tls import SharedTls
 from ephemeralml.transport.streams import READ_BYTES, DeadlineError
 from ephemeralml.transport.websocket import MAX_MESSAGE, missing, refused, settings
 
@@ -80,7 +81,9 @@ def connect(address: Address, *, timeout: float, tls: SSLContext | None) -> WebS
         import websockets.sync.client
     except ModuleNotFoundError as error:
         raise missing() from error
-    more: dict[str, Any] = {"ssl": tls} if address.scheme is Scheme.WSS and tls is not None else {}
+    more: dict[str, Any] = {}
+    if address.scheme is Scheme.WSS:
+        more["ssl"] = SharedTls(tls if tls is not None else create_default_context())
     try:
         # Entered here and left in `close`: newer versions insist on the context manager.
         connection = websockets.sync.client.connect(
