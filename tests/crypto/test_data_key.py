@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from ephemeralml.keyrelease.base import SecretBytes, WrappedKey
+from ephemeralml.crypto.data_key import SecretBytes, WrappedKey
 
 
 def test_a_secret_is_wiped_where_it_lies() -> None:
