@@ -8,7 +8,9 @@ can only make the boot fail.
 
 import fnmatch
 import hashlib
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated, Literal, Self
@@ -19,10 +21,14 @@ from ephemeralml import resources
 from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import MalformedError, UnavailableError
 from ephemeralml.semver import SemVer
+from ephemeralml.transport.address import Address, Scheme
 
 SCHEMA = "ephemeralml.enclave/1"
 MAX_CONFIG_BYTES = 262_144
 MIB = 1 << 20
+_KEY_URI = re.compile(r"(?:aws-kms|gcp-kms|local):[!-~]{1,512}")
+_PACKAGE_NAME = re.compile(r"(?!blobs$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HEARTBEAT_PORT, _FIRST_CONSOLE_PORT = 9_000, 10_000
 _HINT = "`ephemeralml enclave init` writes a valid one; docs/runtime.md lists the keys"
 
 _Label = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -96,6 +102,64 @@ class ModelRules(_Section):
         return next((rule for rule in self.allow if rule.matches(model_id)), None)
 
 
+class KeyRules(_Section):
+    """Which keys may open a package (model-package section 1, key-release section 1)."""
+
+    uris: Annotated[tuple[str, ...], _listed(1, 16)]
+    """The exact URIs; an entry of ``keys.json`` under any other key is not tried."""
+    bind_manifest: bool = False
+    """Whether a wrapped key's context must name the manifest's digest, and so one build of one version."""
+
+    @field_validator("uris")
+    @classmethod
+    def _uris_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not _KEY_URI.fullmatch(text):
+                raise ValueError("write aws-kms:ARN, gcp-kms:projects/… or local:ARN")
+        if len(set(value)) != len(value):
+            raise ValueError("a key is named twice")
+        return value
+
+
+class ServiceRules(_Section):
+    """Where packages and wrapped keys come from: the host's services (nitro-platform section 7).
+
+    Nothing that stands here is trusted with anything; it can delay or break a boot.
+    """
+
+    address: _Label
+    """``vsock://3:8001`` in an enclave, ``unix:///path`` or ``tcp://host:port`` elsewhere."""
+    packages: Annotated[tuple[str, ...], _listed(1, 64)] = ("",)
+    """The packages' names there; the empty one is the only package of a host that names none."""
+    stall_seconds: float = Field(default=30.0, gt=0, le=600, strict=False)
+    """Without a byte from the host for so long, the boot fails."""
+    total_seconds: float = Field(default=900.0, gt=0, le=86_400, strict=False)
+    """All that the host is asked for during the boot, together."""
+
+    @field_validator("address")
+    @classmethod
+    def _address_parses(cls, value: str) -> str:
+        try:
+            address = Address.parse(value)
+        except MalformedError as error:
+            raise ValueError(error.message) from error
+        if address.scheme not in (Scheme.VSOCK, Scheme.UNIX, Scheme.TCP):
+            raise ValueError("write vsock://CID:PORT, unix:///PATH or tcp://HOST:PORT")
+        if address.scheme is Scheme.VSOCK and (address.port == _HEARTBEAT_PORT or address.port >= _FIRST_CONSOLE_PORT):
+            raise ValueError(f"vsock port {address.port} is the platform's own")
+        return value
+
+    @field_validator("packages")
+    @classmethod
+    def _names_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name and not _PACKAGE_NAME.fullmatch(name):
+                raise ValueError("a package's name is letters, digits, '.', '_' and '-', and not 'blobs'")
+        if len(set(value)) != len(value):
+            raise ValueError("a package is named twice")
+        return value
+
+
 class Limits(_Section):
     """What one peer and all peers together may use (channel sections 2, 4 and 7)."""
 
@@ -152,6 +216,10 @@ class RuntimeConfig(_Section):
     clients: Annotated[tuple[_Digest, ...], _listed(0, 4_096)] = ()
     """SHA-256 of each bearer token that may call; empty lets every verified channel call."""
     models: ModelRules
+    keys: KeyRules | None = None
+    """Needed for encrypted packages; without it no key is asked for."""
+    services: ServiceRules | None = None
+    """Needed where the runtime has no package folders of its own, and for key release."""
     limits: Limits = Field(default_factory=Limits)
     engine: EngineRules = Field(default_factory=EngineRules)
 
@@ -243,8 +311,27 @@ def render(
     allow_plaintext: bool,
     issuer: str = "ephemeralml",
     policy_version: str = "local",
+    key_uris: Sequence[str] = (),
+    bind_manifest: bool = False,
+    services: str | None = None,
+    packages: Sequence[str] = (),
 ) -> bytes:
-    """Return ``templates/enclave.toml`` filled in for one model of one publisher."""
+    """Return ``templates/enclave.toml`` filled in for one model of one publisher.
+
+    Args:
+        attester: ``local`` or ``nsm``.
+        security_mode: ``production`` or ``evaluation``.
+        listen: The runtime's address.
+        publisher_key: Who must have signed.
+        model_id: The model, or a glob.
+        allow_plaintext: Whether packages of suite ``none`` may run.
+        issuer: A label of receipts.
+        policy_version: Another.
+        key_uris: The keys that may open packages; none leaves ``[keys]`` a comment.
+        bind_manifest: Whether their contexts must name the manifest.
+        services: The host services' address; None leaves ``[services]`` a comment.
+        packages: The packages' names there; none is the one without a name.
+    """
     template = Template(resources.bundled("templates", "enclave.toml").read_text(encoding="utf-8"))
     text = template.substitute(
         attester=_toml(attester),
@@ -255,8 +342,24 @@ def render(
         allow_plaintext="true" if allow_plaintext else "false",
         issuer=_toml(issuer),
         policy_version=_toml(policy_version),
+        keys=_keys_table(key_uris, bind_manifest=bind_manifest),
+        services=_services_table(services, packages),
     )
     return text.encode()
+
+
+def _keys_table(uris: Sequence[str], *, bind_manifest: bool) -> str:
+    bound = f"bind_manifest = {'true' if bind_manifest else 'false'}"
+    if not uris:
+        return f'# [keys]\n# uris = ["aws-kms:arn:aws:kms:…"]\n# {bound}'
+    return f"[keys]\nuris = [{', '.join(map(_toml, uris))}]\n{bound}"
+
+
+def _services_table(address: str | None, packages: Sequence[str]) -> str:
+    if address is None:
+        return '# [services]\n# address = "vsock://3:8001"\n# packages = ["NAME"]'
+    named = f"packages = [{', '.join(map(_toml, packages))}]" if packages else '# packages = ["NAME"]'
+    return f"[services]\naddress = {_toml(address)}\n{named}"
 
 
 def _toml(text: str) -> str:
