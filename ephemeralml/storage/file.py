@@ -1,19 +1,30 @@
 """Objects as files below a folder."""
 
+import hashlib
 import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
+from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
+from ephemeralml.progress import Progress
+from ephemeralml.storage.base import SILENT, ByteSource, Closing
+from ephemeralml.storage.keys import check_key
+from ephemeralml.storage.pins import Pins, Version
+from ephemeralml.storage.ranges import check_bounds, truncated
+
+BLOCK = 4 << 20
+"""Bytes copied at a time."""
+_DIGEST_BLOCK = 1 << 20
 
 
-class FileStorage:
+class FileStorage(Closing):
     """A `Storage` over the folder *root*; links below it are never followed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._pins = Pins()
 
     def size(self, key: str) -> int:
         """Return the length of object *key*."""
@@ -23,10 +34,26 @@ class FileStorage:
         finally:
             os.close(fd)
 
+    def exists(self, key: str) -> bool:
+        """Tell whether there is an object *key*."""
+        return self._path(key).is_file()
+
+    def digest(self, key: str) -> bytes | None:
+        """Return the SHA-256 of object *key*; a file system keeps none, so it is made."""
+        fd = self._open(key)
+        digest = hashlib.sha256()
+        try:
+            while block := os.read(fd, _DIGEST_BLOCK):
+                digest.update(block)
+        except OSError as error:
+            raise UnavailableError(f"cannot read {key}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+        return digest.digest()
+
     def read(self, key: str, start: int, end: int) -> bytes:
         """Return the bytes of *key* from *start* up to *end*."""
-        if not 0 <= start <= end <= self.size(key):
-            raise RejectedError(f"{key} has no bytes {start} to {end}", code="BLOB_TRUNCATED")
+        check_bounds(key, start, end, self.size(key))
         data = bytearray(end - start)
         self.read_into(key, start, memoryview(data))
         return bytes(data)
@@ -39,7 +66,7 @@ class FileStorage:
             while done < len(buffer):
                 count = os.preadv(fd, [buffer[done:]], start + done)
                 if not count:
-                    raise RejectedError(f"{key} ends before byte {start + len(buffer)}", code="BLOB_TRUNCATED")
+                    raise truncated(key, start + len(buffer))
                 done += count
         except OSError as error:
             raise UnavailableError(f"cannot read {key}: {error.strerror}") from error
@@ -47,7 +74,23 @@ class FileStorage:
             os.close(fd)
 
     def write(self, key: str, stream: Iterable[bytes]) -> None:
-        """Store the bytes of *stream* as *key*, complete or not at all."""
+        """Store the bytes of *stream* as the new object *key*, complete or not at all."""
+        self._store(key, stream, replace=False)
+
+    def put(
+        self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
+    ) -> bool:
+        """Store *source*, whose digest is *sha256*, as *key*, complete or not at all."""
+        if self.exists(key):
+            if self.size(key) == source.size and self.digest(key) == sha256:
+                return False
+            if not force:
+                raise occupied(key)
+        self._store(key, checked(key, source, sha256, progress), replace=force)
+        self._pins.forget(key)
+        return True
+
+    def _store(self, key: str, stream: Iterable[bytes], *, replace: bool) -> None:
         target = self._path(key)
         temporary = None
         try:
@@ -59,7 +102,11 @@ class FileStorage:
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, target)  # unlike a rename, a link replaces nothing
+            if replace:
+                os.replace(temporary, target)
+                temporary = None
+            else:
+                os.link(temporary, target)  # unlike a rename, a link replaces nothing
         except OSError as error:
             raise UnavailableError(f"cannot store {key}: {error.strerror}") from error
         finally:
@@ -79,10 +126,7 @@ class FileStorage:
         yield from (key for key in found if key.startswith(prefix))
 
     def _path(self, key: str) -> Path:
-        segments = key.split("/")
-        if any(segment in ("", ".", "..") for segment in segments) or "\0" in key:
-            raise MalformedError(f"{ascii(key)[:96]} is no key")
-        return self._root.joinpath(*segments)
+        return self._root.joinpath(*check_key(key).split("/"))
 
     def _open(self, key: str) -> int:
         """Open *key* segment by segment, so that no link leads out of the folder."""
@@ -104,7 +148,40 @@ class FileStorage:
         finally:
             if parent >= 0:
                 os.close(parent)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            self._check(key, os.fstat(fd))
+        except EphemeralError:
             os.close(fd)
-            raise UnavailableError(f"{key} is no regular file")
+            raise
         return fd
+
+    def _check(self, key: str, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise UnavailableError(f"{key} is no regular file")
+        self._pins.note(key, Version(found.st_size, f"{found.st_dev}.{found.st_ino}.{found.st_mtime_ns}"))
+
+
+def occupied(key: str) -> RejectedError:
+    """Return the error for a place where a differing object lies."""
+    return RejectedError(f"{key} exists and differs", code="OBJECT_EXISTS", hint="give --force to replace it")
+
+
+def checked(key: str, source: ByteSource, sha256: bytes, progress: Progress, block: int = BLOCK) -> Iterator[bytes]:
+    """Yield the bytes of *source* in blocks, and fail after the last if they are not those of *sha256*.
+
+    Raises:
+        RejectedError: The source changed, or never had that digest (code DIGEST_MISMATCH).
+    """
+    digest = hashlib.sha256()
+    for start in range(0, source.size, block):
+        data = source.read(start, min(source.size, start + block))
+        digest.update(data)
+        yield data
+        progress.advance(min(source.size, start + block), source.size)
+    if digest.digest() != sha256:
+        raise RejectedError(
+            f"{key}: the bytes to store are not those announced",
+            code="DIGEST_MISMATCH",
+            expected=sha256.hex(),
+            actual=digest.hexdigest(),
+        )

@@ -1,0 +1,101 @@
+"""From a place's name to the adapter that reads it.
+
+Endpoints, regions and credentials come from the environment and the cloud's own
+configuration (``AWS_ENDPOINT_URL_S3``, ``STORAGE_EMULATOR_HOST``), never from the name:
+a name that somebody hands over cannot send credentials to a host of theirs.
+"""
+
+import re
+from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from ephemeralml.errors import MalformedError
+from ephemeralml.storage.base import Storage
+from ephemeralml.storage.keys import check_key
+from ephemeralml.storage.retry import Retries
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def open_storage(uri: str, *, retries: Retries | None = None, state: Path | None = None) -> Storage:
+    """Return the `Storage` called *uri*; close it in the end.
+
+    Args:
+        uri: ``file:///folder``, a path, ``s3://bucket/prefix``, ``gs://bucket/prefix``, or, to read,
+            ``https://host/path``.
+        retries: How patient to be, and the deadline of everything done with it.
+        state: A private folder where unfinished uploads to GCS are noted, to go on after a restart.
+
+    Raises:
+        MalformedError: *uri* is no such name.
+        UnavailableError: The cloud's library is missing or cannot be set up.
+    """
+    scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    match scheme:
+        case "":
+            return _folder(uri)
+        case "file":
+            return _folder(_file_path(uri))
+        case "s3":
+            from ephemeralml.storage.s3 import S3Storage
+
+            return S3Storage(*_bucket(uri), retries=retries)
+        case "gs":
+            from ephemeralml.storage.gcs import GcsStorage
+
+            return GcsStorage(*_bucket(uri), retries=retries, state=state)
+        case "http" | "https":
+            return _server(uri, retries)
+        case _:
+            raise MalformedError(
+                f"{ascii(uri)[:96]} names no place", hint="use a path, file://, s3://, gs:// or https://"
+            )
+
+
+def _folder(path: str) -> Storage:
+    from ephemeralml.storage.file import FileStorage
+
+    if not path or "\0" in path:
+        raise MalformedError(f"{ascii(path)[:96]} names no folder")
+    return FileStorage(Path(path))
+
+
+def _file_path(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
+        raise MalformedError(f"{ascii(uri)[:96]} names no folder", hint="write file:///absolute/path")
+    return unquote(parts.path)
+
+
+def _bucket(uri: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.partition("://")[2].partition("/")
+    prefix = prefix.rstrip("/")
+    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise MalformedError(f"{ascii(uri)[:96]} names no bucket")
+    if prefix:
+        check_key(prefix)
+    return bucket, prefix
+
+
+def _server(uri: str, retries: Retries | None) -> Storage:
+    from ephemeralml.storage.http import HttpStorage
+
+    parts = urlsplit(uri)
+    host = parts.hostname or ""
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if not host or port == -1 or "@" in parts.netloc or parts.query or parts.fragment:
+        raise MalformedError(f"{ascii(uri)[:96]} is no https URL of a folder")
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        raise MalformedError(f"{ascii(uri)[:96]}: http works on this machine only", hint="use https")
+    path = parts.path.strip("/")
+    if path:
+        check_key(unquote(path))
+    kind = HTTPConnection if parts.scheme == "http" else HTTPSConnection
+    return HttpStorage(
+        lambda: kind(host, port), quote(unquote(path), safe="/"), name=uri, retries=retries
+    )
