@@ -6,7 +6,7 @@ error's kind.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,22 +15,26 @@ from ephemeralml import __version__, clock
 from ephemeralml.attestation.evidence import ExpectedBinding
 from ephemeralml.attestation.verdict import printable
 from ephemeralml.channel.hello import Identity, Limits, ModelEntry
-from ephemeralml.enclave import canary, loading
+from ephemeralml.crypto.data_key import SecretBytes
+from ephemeralml.enclave import canary, loading, release
 from ephemeralml.enclave.api.introspection import RuntimeFacts
 from ephemeralml.enclave.api.router import Router
 from ephemeralml.enclave.attesters.base import Attester, SessionEvidence
 from ephemeralml.enclave.boot_report import BootReport, Step, StepReport
 from ephemeralml.enclave.config import RuntimeConfig
 from ephemeralml.enclave.hardening import Hardening, harden
+from ephemeralml.enclave.host_services import HostServices
 from ephemeralml.enclave.keys import ReceiptKey
 from ephemeralml.enclave.loading import EngineFactory, Offer
 from ephemeralml.enclave.models import SCHEME, ModelRegistry, ServedModel
+from ephemeralml.enclave.packages import FolderPackage, PackageFiles, ServedPackage
 from ephemeralml.enclave.receipts import ReceiptIssuer
+from ephemeralml.enclave.release import KeyRelease, ReleaseDocuments
 from ephemeralml.enclave.runtime import Lifecycle, Runtime
 from ephemeralml.enclave.worker import EngineWorker
 from ephemeralml.errors import MalformedError
+from ephemeralml.keyrelease.recipient import RecipientKey
 from ephemeralml.model.memory_file import LoadedFile
-from ephemeralml.model.package import Package
 from ephemeralml.progress import Progress, Silent
 from ephemeralml.receipt.claims import EVALUATION
 
@@ -41,7 +45,7 @@ class BootInputs:
 
     config: Path
     packages: Sequence[Path]
-    """Where the host put packages; untrusted."""
+    """Where the host put packages; untrusted. Empty for those of the host's services."""
     open_attester: Callable[[RuntimeConfig], Attester]
     make_engine: EngineFactory | None = None
     """None for the engines of this installation."""
@@ -73,10 +77,11 @@ class _Boot:
     def run(self) -> Runtime:
         hardening, config = self._config()
         attester, probe = self._attester(config)
-        key = self._keys()
-        offers = self._manifests(config)
-        self._key_release(offers)
-        files = self._load(offers)
+        key, recipient = self._keys(config)
+        services = self._services(config)
+        offers = self._manifests(config, services)
+        deks = self._key_release(config, offers, ReleaseDocuments(attester, key.public), recipient, services)
+        files = self._load(offers, deks)
         registry = self._engines(config, offers, files)
         mode = EVALUATION if attester.software or probe.debug else config.security_mode
         identity = _identity(config, registry, mode)
@@ -117,40 +122,79 @@ class _Boot:
             note.detail = f"{attester.format.value}, {kind}{', debug' if probe.debug else ''}"
             return attester, probe
 
-    def _keys(self) -> ReceiptKey:
+    def _keys(self, config: RuntimeConfig) -> tuple[ReceiptKey, RecipientKey | None]:
         with self.report.step(Step.KEYS) as note:
             key = ReceiptKey.generate()
             self.undo.callback(key.wipe)
-            note.detail = f"receipts ed25519:{key.public.hex()}"
-            return key
+            recipient = RecipientKey.generate() if config.keys is not None else None
+            if recipient is not None:
+                self.undo.callback(recipient.drop)
+            note.detail = f"receipts ed25519:{key.public.hex()}{', recipient rsa-2048' if recipient else ''}"
+            return key, recipient
 
-    def _manifests(self, config: RuntimeConfig) -> list[Offer]:
+    def _services(self, config: RuntimeConfig) -> HostServices | None:
+        if config.services is None:
+            return None
+        services = HostServices(config.services)
+        self.undo.callback(services.close)
+        return services
+
+    def _manifests(self, config: RuntimeConfig, services: HostServices | None) -> list[Offer]:
         with self.report.step(Step.MANIFEST) as note:
-            if not 1 <= len(self.inputs.packages) <= loading.MAX_PACKAGES:
-                raise MalformedError(
-                    f"{len(self.inputs.packages)} packages, 1 to {loading.MAX_PACKAGES} are possible",
-                    hint="name a package with --package",
-                )
             offers = []
-            for folder in self.inputs.packages:
-                package = Package.open(folder)
+            for package in self._packages(config, services):
                 self.undo.callback(package.close)
                 offers.append(loading.verify_offer(package, config.models))
-            names = (f"{offer.verified.manifest.model_id}@{offer.verified.manifest.version}" for offer in offers)
-            note.detail = printable(", ".join(names), 200)
+            note.detail = printable(", ".join(offer.name for offer in offers), 200)
             return offers
 
-    def _key_release(self, offers: Sequence[Offer]) -> None:
-        with self.report.step(Step.KEY_RELEASE) as note:
-            note.skip(loading.require_keys(offers))
+    def _packages(self, config: RuntimeConfig, services: HostServices | None) -> Iterator[PackageFiles]:
+        folders = self.inputs.packages
+        if not folders and services is not None and config.services is not None:
+            yield from (ServedPackage(services.package(name)) for name in config.services.packages)
+            return
+        if not 1 <= len(folders) <= loading.MAX_PACKAGES:
+            raise MalformedError(
+                f"{len(folders)} packages, 1 to {loading.MAX_PACKAGES} are possible",
+                hint="name a package with --package, or the host's services in the measured configuration",
+            )
+        yield from map(FolderPackage.open, folders)
 
-    def _load(self, offers: Sequence[Offer]) -> list[Mapping[str, LoadedFile]]:
+    def _key_release(
+        self,
+        config: RuntimeConfig,
+        offers: Sequence[Offer],
+        documents: ReleaseDocuments,
+        recipient: RecipientKey | None,
+        services: HostServices | None,
+    ) -> list[SecretBytes | None]:
+        with self.report.step(Step.KEY_RELEASE) as note:
+            encrypted = [offer for offer in offers if offer.encrypted]
+            if not encrypted:
+                note.skip("no package is encrypted")
+                return [None] * len(offers)
+            rules = release.require_rules(config.keys, encrypted)
+            unwrap = release.over_services(services, recipient, self.report.releases.append)
+            keys = KeyRelease(rules, unwrap, documents)
+            deks: list[SecretBytes | None] = []
+            for offer in offers:
+                deks.append(keys.data_key(offer) if offer.encrypted else None)
+                if (dek := deks[-1]) is not None:
+                    self.undo.callback(dek.wipe)
+            if recipient is not None:
+                recipient.drop()
+            note.detail = printable(", ".join(offer.name for offer in encrypted), 200)
+            return deks
+
+    def _load(self, offers: Sequence[Offer], deks: Sequence[SecretBytes | None]) -> list[Mapping[str, LoadedFile]]:
         with self.report.step(Step.LOAD) as note:
             loaded = []
-            for offer in offers:
-                files = loading.load(offer, self.inputs.progress)
+            for offer, dek in zip(offers, deks, strict=True):
+                files = loading.load(offer, dek, self.inputs.progress)
                 for file in files.values():
                     self.undo.callback(file.close)
+                if dek is not None:
+                    dek.wipe()
                 loaded.append(files)
             size = sum(file.size for files in loaded for file in files.values())
             note.detail = f"{size / (1 << 20):.1f} MiB in sealed memory"

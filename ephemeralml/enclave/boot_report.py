@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from ephemeralml.errors import EphemeralError, IncompleteError, MalformedError, RejectedError, UnavailableError
+from ephemeralml.keyrelease.records import ReleaseRecord
 
 
 class Step(Enum):
@@ -88,6 +89,8 @@ class BootReport:
 
     observer: Callable[[StepReport], None] = lambda _: None
     steps: list[StepReport] = field(default_factory=list)
+    releases: list[ReleaseRecord] = field(default_factory=list)
+    """Every try to have a key released (key-release.md section 1)."""
 
     @contextmanager
     def step(self, step: Step) -> Iterator[StepNote]:

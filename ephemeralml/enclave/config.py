@@ -20,13 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 from ephemeralml import resources
 from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.keyrelease.uris import KeyUri
 from ephemeralml.semver import SemVer
 from ephemeralml.transport.address import Address, Scheme
 
 SCHEMA = "ephemeralml.enclave/1"
 MAX_CONFIG_BYTES = 262_144
 MIB = 1 << 20
-_KEY_URI = re.compile(r"(?:aws-kms|gcp-kms|local):[!-~]{1,512}")
 _PACKAGE_NAME = re.compile(r"(?!blobs$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEARTBEAT_PORT, _FIRST_CONSOLE_PORT = 9_000, 10_000
 _HINT = "`ephemeralml enclave init` writes a valid one; docs/runtime.md lists the keys"
@@ -114,8 +114,10 @@ class KeyRules(_Section):
     @classmethod
     def _uris_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
-            if not _KEY_URI.fullmatch(text):
-                raise ValueError("write aws-kms:ARN, gcp-kms:projects/… or local:ARN")
+            try:
+                KeyUri.parse(text)
+            except MalformedError as error:
+                raise ValueError(error.message) from error
         if len(set(value)) != len(value):
             raise ValueError("a key is named twice")
         return value
@@ -301,7 +303,7 @@ def _own_words(message: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def render(
+def render(  # noqa: PLR0913 - one per value of the template
     *,
     attester: str,
     security_mode: str,

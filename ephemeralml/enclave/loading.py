@@ -4,17 +4,18 @@ The host chooses which packages it offers. Whether one is served is decided by
 the measured rules alone: its publisher's key, its id, its version.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ephemeralml.attestation.verdict import printable
+from ephemeralml.crypto.data_key import SecretBytes
 from ephemeralml.enclave.config import ModelRules
 from ephemeralml.enclave.engines.base import EmbeddingEngine
-from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
+from ephemeralml.enclave.packages import PackageFiles
+from ephemeralml.errors import MalformedError, RejectedError
 from ephemeralml.model.container import load_files
 from ephemeralml.model.manifest import Format, Suite, Task
 from ephemeralml.model.memory_file import LoadedFile
-from ephemeralml.model.package import Package
 from ephemeralml.model.verify import VerifiedManifest, verify_manifest
 from ephemeralml.progress import Progress
 
@@ -28,11 +29,21 @@ EngineFactory = Callable[[VerifiedManifest, Mapping[str, LoadedFile]], Embedding
 class Offer:
     """A package whose manifest the measured rules accept."""
 
-    package: Package
+    package: PackageFiles
     verified: VerifiedManifest
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether a key is needed to open it."""
+        return self.verified.manifest.suite is not Suite.NONE
 
-def verify_offer(package: Package, rules: ModelRules) -> Offer:
+    @property
+    def name(self) -> str:
+        """``id@version``, printable."""
+        return printable(f"{self.verified.manifest.model_id}@{self.verified.manifest.version}")
+
+
+def verify_offer(package: PackageFiles, rules: ModelRules) -> Offer:
     """Check one package's manifest against the measured rules.
 
     1. Signed by a measured publisher key; not plaintext unless allowed.
@@ -66,27 +77,11 @@ def verify_offer(package: Package, rules: ModelRules) -> Offer:
     return Offer(package, verified)
 
 
-def require_keys(offers: Sequence[Offer]) -> str:
-    """Obtain what encrypted packages need; none can be served yet.
-
-    Returns:
-        What was done, for the boot report.
-
-    Raises:
-        UnavailableError: A package is encrypted.
-    """
-    for offer in offers:
-        if offer.verified.manifest.suite is not Suite.NONE:
-            raise UnavailableError(
-                f"{printable(offer.verified.manifest.model_id)!r} is encrypted, and this runtime has no key release",
-                hint="serve a package of suite none, with allow_plaintext in the measured configuration",
-            )
-    return "no package is encrypted"
-
-
-def load(offer: Offer, progress: Progress) -> Mapping[str, LoadedFile]:
+def load(offer: Offer, dek: SecretBytes | None, progress: Progress) -> Mapping[str, LoadedFile]:
     """Bring a package's files into sealed memory; errors as `load_files`."""
-    return load_files(offer.verified, offer.package, progress=progress)
+    if dek is None:
+        return load_files(offer.verified, offer.package, progress=progress)
+    return load_files(offer.verified, offer.package, dek=dek, progress=progress)
 
 
 def engine_factory(threads: int) -> EngineFactory:

@@ -82,6 +82,7 @@ class Runtime:
             "aliases": {alias: model.full_name for alias, model in self.registry.aliases.items()},
             "core_dumps_off": self.hardening.core_dumps_off,
             "memory_locked": self.hardening.memory_locked,
+            "key_releases": [record.to_json() for record in self.report.releases],
             "steps": self.report.to_json(),
         }
 

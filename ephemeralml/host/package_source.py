@@ -198,5 +198,5 @@ class StorageSource:
 def _absent(storage: Storage, key: str) -> bool:
     """Return whether *storage* says that it has no *key*, as opposed to not answering."""
     with suppress(UnavailableError, RejectedError):
-        return key not in set(storage.list(key))
+        return not storage.exists(key)
     return False

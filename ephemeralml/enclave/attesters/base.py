@@ -43,5 +43,15 @@ class Attester(Protocol):
             MalformedError: What it answered is not evidence.
         """
 
+    def attest_release(self, *, public_key: bytes, user_data: bytes, nonce: bytes) -> bytes:
+        """Make the document for a key release, with these very fields (key-release section 2).
+
+        No channel is bound in it, so no client accepts it as a session's.
+
+        Raises:
+            UnavailableError: The device does not answer, refuses, or did not bind.
+            MalformedError: What it answered is no document.
+        """
+
     def close(self) -> None:
         """Release the device. Not to be used afterwards."""

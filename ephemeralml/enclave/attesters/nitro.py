@@ -42,11 +42,7 @@ class NitroAttester:
             UnavailableError: The module does not answer, or did not bind.
             MalformedError: Its answer is no document.
         """
-        fields = nitro_fields(binding)
-        raw = self._client.attestation(public_key=fields.public_key, user_data=fields.user_data, nonce=fields.nonce)
-        document = nitro.parse(raw)
-        if (document.public_key, document.user_data, document.nonce) != tuple(fields):
-            raise UnavailableError("the NSM's document does not carry the values it was given")
+        raw, document = self._document(*nitro_fields(binding))
         return SessionEvidence(
             evidence=Evidence(self.format, raw),
             registers=receipt_registers(document),
@@ -54,9 +50,23 @@ class NitroAttester:
             debug=document.debug,
         )
 
+    def attest_release(self, *, public_key: bytes, user_data: bytes, nonce: bytes) -> bytes:
+        """Ask for a document under which a KMS releases a key; see `Attester.attest_release`."""
+        raw, _ = self._document(public_key, user_data, nonce)
+        return raw
+
     def close(self) -> None:
         """Release the module."""
         self._client.close()
+
+    def _document(
+        self, public_key: bytes | None, user_data: bytes | None, nonce: bytes | None
+    ) -> tuple[bytes, nitro.NitroDocument]:
+        raw = self._client.attestation(public_key=public_key, user_data=user_data, nonce=nonce)
+        document = nitro.parse(raw)
+        if (document.public_key, document.user_data, document.nonce) != (public_key, user_data, nonce):
+            raise UnavailableError("the NSM's document does not carry the values it was given")
+        return raw, document
 
 
 def receipt_registers(document: nitro.NitroDocument) -> Mapping[str, bytes]:
