@@ -123,9 +123,22 @@ def verify_package(
         min_version=min_version,
         allow_plaintext=allow_plaintext,
     )
+    # 2, 3, 4
+    check_blobs(package, verified.manifest, progress=progress)
+    return verified
+
+
+def check_blobs(package: Package, manifest: Manifest, *, progress: Progress | None = None) -> None:
+    """Hold a package's folder against *manifest*, whoever signed it: steps 2 to 4 of `verify_package`.
+
+    Raises:
+        MalformedError: Something does not belong there.
+        RejectedError: A blob has another size or digest.
+        UnavailableError: A blob is missing or cannot be read.
+    """
     # 2
-    files = verified.manifest.files
-    package.check_layout(verified.manifest)
+    files = manifest.files
+    package.check_layout(manifest)
     # 3
     for file in files:
         check_size(package, file)
@@ -143,7 +156,6 @@ def verify_package(
                 expected=file.blob_sha256.hex(),
                 actual=digest.hex(),
             )
-    return verified
 
 
 def _blob_digest(package: Package, file: ManifestFile, meter: Meter) -> bytes:
