@@ -1,27 +1,32 @@
-"""Makes a package out of a plaintext model; suite ``none`` so far.
+"""Makes a package out of a plaintext model, encrypted or not (model-package.md sections 1 and 2).
 
 Every file is checked, then read once: what is hashed is what is written. The
 package grows in a hidden folder beside its destination and takes its name when
 it is complete, so a failure leaves nothing behind.
+
+A data key comes from the KMS before the first byte is sealed. Where the package
+is bound to its manifest the order is the other one: the manifest depends on the
+sealed bytes, so a random key seals them and is wrapped at the end.
 """
 
-import hashlib
 import os
+import secrets
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ephemeralml.crypto.data_key import DEK_BYTES, SecretBytes, WrappedKey
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.model import envelope, source_folder
 from ephemeralml.model.describe import MAX_CONFIG_BYTES, Description, describe
+from ephemeralml.model.encryption import KeySource, encryption_context
 from ephemeralml.model.formats.safetensors import DEFAULT_DTYPES
-from ephemeralml.model.hashing import Meter, chunk_digest, chunk_root, worker_count
+from ephemeralml.model.hashing import Meter
+from ephemeralml.model.keys_file import encode_keys
 from ephemeralml.model.manifest import (
     DEFAULT_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
@@ -36,12 +41,39 @@ from ephemeralml.model.manifest import (
     check_model_id,
     encode,
 )
-from ephemeralml.model.package import BLOB_FOLDER, MANIFEST_NAME
-from ephemeralml.model.source_folder import SourceFile, SourceModel, WeightsHeader
+from ephemeralml.model.pack import Packer, Sealing
+from ephemeralml.model.package import BLOB_FOLDER, KEYS_NAME, MANIFEST_NAME
+from ephemeralml.model.source_folder import SourceModel, WeightsHeader
 from ephemeralml.progress import Progress, Silent
 from ephemeralml.semver import SemVer
 
-CHUNKS_IN_FLIGHT = 4
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What a verified signature of the model's upstream covers."""
+
+    signature: bytes
+    """SHA-256 of the signature's bundle."""
+    files: Mapping[str, bytes]
+    """SHA-256 of every file, by path."""
+    uncovered: Collection[str] = ()
+    """Files it need not speak of, such as its own bundle."""
+
+    def check(self, entries: Collection[ManifestFile]) -> None:
+        """Refuse a package whose files are not those that upstream signed.
+
+        Raises:
+            RejectedError: With code UPSTREAM_MISMATCH.
+        """
+        packed = {entry.path: entry.sha256 for entry in entries}
+        for path in sorted((packed.keys() | self.files.keys()) - set(self.uncovered)):
+            if packed.get(path) != self.files.get(path):
+                raise RejectedError(
+                    f"{path} is not as its upstream signed it",
+                    code="UPSTREAM_MISMATCH",
+                    expected=self.files[path].hex() if path in self.files else "no such file",
+                    actual=packed[path].hex() if path in packed else "no such file",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +92,11 @@ class PackageRequest:
     """Overrides what the model looks like."""
     chunk_size: int = DEFAULT_CHUNK_BYTES
     dtypes: Collection[str] = DEFAULT_DTYPES
+    suite: Suite | None = None
+    """None: the default, ChaCha20-Poly1305 where there is a key and ``none`` where there is not."""
+    bind_manifest: bool = False
+    """Whether the data key is bound to this very manifest."""
+    upstream: Upstream | None = None
 
     def __post_init__(self) -> None:
         check_model_id(self.model_id)
@@ -72,49 +109,103 @@ class PackageRequest:
 
 
 def create_package(
-    source: Path, out: Path, request: PackageRequest, *, replace: bool = False, progress: Progress | None = None
+    source: Path,
+    out: Path,
+    request: PackageRequest,
+    *,
+    key_source: KeySource | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+    entropy: Callable[[int], bytes] = secrets.token_bytes,
 ) -> Manifest:
-    """Package the model at *source* as *out*, unencrypted and not yet signed.
+    """Package the model at *source* as *out*, not yet signed.
 
     Args:
         source: A folder or one file.
         out: The package to make; its parent exists.
-        request: What the manifest says beyond the files.
+        request: What the manifest says beyond the files, and how they are encrypted.
+        key_source: Makes or wraps the data key; needed unless the suite is ``none``.
         replace: Whether an existing package at *out* may be replaced.
         progress: Told of the bytes written.
+        entropy: Where salts come from, and the data key of a package that is
+            bound to its manifest.
 
     Raises:
         MalformedError: The model does not parse, breaks a limit, or holds what
             can run code.
-        RejectedError: A file changed meanwhile (code SOURCE_CHANGED).
+        RejectedError: A file changed meanwhile (code SOURCE_CHANGED), or is not
+            what its upstream signed (UPSTREAM_MISMATCH); or the KMS denies the
+            key: errors of *key_source* come through.
         UnavailableError: *out* exists, or the disk does not allow it.
     """
+    suite = _suite(request, key_source)
     progress = progress or Silent()
     progress.step("check")
     model = source_folder.find(source)
     description = _inspect(model, request.dtypes)
     _check_out(source, out, replace=replace)
-    with _growing(out, replace=replace) as folder:
-        progress.step("package")
-        meter = Meter(progress, sum(file.location.lstat().st_size for file in model.files))
-        (folder / BLOB_FOLDER).mkdir()
-        with ThreadPoolExecutor(worker_count(), thread_name_prefix="package") as pool:
-            files = tuple(_pack(file, folder, request.chunk_size, pool, meter) for file in model.files)
-        manifest = Manifest(
-            model_id=request.model_id,
-            version=request.version,
-            created_at=request.created_at,
-            format=description.format,
-            architecture=request.architecture or description.architecture,
-            task=request.task or description.task or Task.GENERATION,
-            license=request.license,
-            files=files,
-            suite=Suite.NONE,
-            publisher=request.publisher,
-            upstream_signature=None,
-        )
-        _write(folder / MANIFEST_NAME, envelope.unsigned(encode(manifest)))
+    with _growing(out, replace=replace) as folder, _data_key(request, key_source, entropy) as key:
+        sealing = None if key is None else Sealing(suite, key.dek, entropy)
+        files = _pack(model, folder, request.chunk_size, sealing, progress)
+        if request.upstream is not None:
+            request.upstream.check(files)
+        manifest = _manifest(request, suite, description, files)
+        payload = encode(manifest)
+        _write(folder / MANIFEST_NAME, envelope.unsigned(payload))
+        if key is not None:
+            _write(folder / KEYS_NAME, encode_keys([key.wrapped(payload)]))
     return manifest
+
+
+def _suite(request: PackageRequest, key_source: KeySource | None) -> Suite:
+    suite = request.suite or (Suite.NONE if key_source is None else Suite.CHACHA20POLY1305)
+    if (suite is Suite.NONE) is not (key_source is None):
+        raise ValueError(f"suite {suite.value} {'with' if key_source else 'without'} a key")
+    return suite
+
+
+@dataclass(frozen=True, slots=True)
+class _DataKey:
+    dek: SecretBytes
+    wrapped: Callable[[bytes], WrappedKey]
+    """Called with the manifest's payload."""
+
+
+@contextmanager
+def _data_key(
+    request: PackageRequest, key_source: KeySource | None, entropy: Callable[[int], bytes]
+) -> Iterator[_DataKey | None]:
+    """Yield the package's data key, and wipe it at the end whatever happens."""
+    if key_source is None:
+        yield None
+    elif request.bind_manifest:
+        with SecretBytes(bytearray(entropy(DEK_BYTES))) as dek:
+            yield _DataKey(
+                dek,
+                lambda payload: key_source.wrap(dek, encryption_context(request.model_id, request.version, payload)),
+            )
+    else:
+        dek, wrapped = key_source.generate(encryption_context(request.model_id, request.version))
+        with dek:
+            yield _DataKey(dek, lambda _: wrapped)
+
+
+def _manifest(
+    request: PackageRequest, suite: Suite, description: Description, files: tuple[ManifestFile, ...]
+) -> Manifest:
+    return Manifest(
+        model_id=request.model_id,
+        version=request.version,
+        created_at=request.created_at,
+        format=description.format,
+        architecture=request.architecture or description.architecture,
+        task=request.task or description.task or Task.GENERATION,
+        license=request.license,
+        files=files,
+        suite=suite,
+        publisher=request.publisher,
+        upstream_signature=request.upstream.signature if request.upstream else None,
+    )
 
 
 def _inspect(model: SourceModel, dtypes: Collection[str]) -> Description:
@@ -131,57 +222,34 @@ def _inspect(model: SourceModel, dtypes: Collection[str]) -> Description:
     return describe(headers, documents)
 
 
-def _pack(file: SourceFile, folder: Path, chunk_size: int, pool: ThreadPoolExecutor, meter: Meter) -> ManifestFile:
-    """Copy *file* to its blob and return its entry, computed from the bytes that were written."""
-    blob = blob_name(file.path, Suite.NONE)
-    flat = hashlib.sha256()
-    size = 0
-    digests: list[bytes] = []
-    pending: deque[Future[bytes]] = deque()
-    with source_folder.opened(file) as fd, _created(folder / blob) as target:
-        expected = os.fstat(fd).st_size
-        for chunk in _chunks(fd, chunk_size):
-            pending.append(pool.submit(chunk_digest, chunk))
-            flat.update(chunk)
-            _write_all(target, chunk)
-            size += len(chunk)
-            meter.add(len(chunk))
-            if len(pending) == CHUNKS_IN_FLIGHT:
-                digests.append(pending.popleft().result())
-        os.fsync(target)
-    if size != expected:
-        raise RejectedError(
-            f"{file.path} changed while it was packaged", code="SOURCE_CHANGED", expected=expected, actual=size
+def _pack(
+    model: SourceModel, folder: Path, chunk_size: int, sealing: Sealing | None, progress: Progress
+) -> tuple[ManifestFile, ...]:
+    """Write the blob of every file and return the files' entries, computed from the bytes that were written."""
+    suite = Suite.NONE if sealing is None else sealing.suite
+    progress.step("package" if sealing is None else "encrypt")
+    sizes = [file.location.lstat().st_size for file in model.files]
+    packer = Packer(chunk_size, max(sizes), sealing, Meter(progress, sum(sizes)))
+    (folder / BLOB_FOLDER).mkdir()
+    entries = []
+    for file, size in zip(model.files, sizes, strict=True):
+        blob = blob_name(file.path, suite)
+        with source_folder.opened(file) as source, _created(folder / blob) as target:
+            packed = packer.pack(file.path, size, source, target)
+        entries.append(
+            ManifestFile(
+                path=file.path,
+                role=file.role,
+                size=size,
+                sha256=packed.sha256,
+                blob=blob,
+                blob_size=blob_size(size, chunk_size, suite),
+                blob_sha256=packed.blob_sha256,
+                chunk_size=chunk_size,
+                chunk_root=packed.chunk_root,
+            )
         )
-    digests += [future.result() for future in pending]
-    return ManifestFile(
-        path=file.path,
-        role=file.role,
-        size=size,
-        sha256=flat.digest(),
-        blob=blob,
-        blob_size=blob_size(size, chunk_size, Suite.NONE),
-        blob_sha256=flat.digest(),
-        chunk_size=chunk_size,
-        chunk_root=chunk_root(digests),
-    )
-
-
-def _chunks(fd: int, chunk_size: int) -> Iterator[bytes]:
-    """Yield the chunks of a file as it is read; an empty file is one empty chunk."""
-    position = 0
-    while True:
-        parts = bytearray()
-        while len(parts) < chunk_size:
-            part = os.pread(fd, chunk_size - len(parts), position + len(parts))
-            if not part:
-                break
-            parts += part
-        if parts or position == 0:
-            yield bytes(parts)
-        position += len(parts)
-        if len(parts) < chunk_size:
-            return
+    return tuple(entries)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ digest, which cannot, runs beside them.
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ephemeralml.crypto import merkle
 from ephemeralml.progress import Progress
@@ -42,3 +42,43 @@ class Meter:
         with self._lock:
             self._done += count
             self._progress.advance(self._done, self._total)
+
+
+class OrderedDigest:
+    """SHA-256 of parts that several threads bring in any order.
+
+    It has no thread of its own: whoever brings the part that is due hashes it,
+    and those that wait behind it. So the flat digest, which cannot be made on
+    several threads at once, still takes only idle time of the threads there are.
+    """
+
+    def __init__(self, beginning: bytes = b"") -> None:
+        """Begin with *beginning*, before part 0."""
+        self._flat = hashlib.sha256(beginning)
+        self._waiting: dict[int, tuple[memoryview, Callable[[], None]]] = {}
+        self._next = 0
+        self._busy = False
+        self._lock = threading.Lock()
+
+    def offer(self, index: int, part: memoryview, done: Callable[[], None]) -> None:
+        """Take part *index*; *done* is called, by any thread, once it was hashed and its memory is free."""
+        with self._lock:
+            self._waiting[index] = (part, done)
+            if self._busy:
+                return
+            self._busy = True
+        while True:
+            with self._lock:
+                due = self._waiting.pop(self._next, None)
+                if due is None:
+                    self._busy = False
+                    return
+            self._flat.update(due[0])
+            self._next += 1
+            due[1]()
+
+    def digest(self) -> bytes:
+        """Return the digest of all parts; every one was offered before."""
+        if self._waiting or self._busy:
+            raise RuntimeError("a part of the digest is missing")
+        return self._flat.digest()

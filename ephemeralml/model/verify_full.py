@@ -3,9 +3,10 @@
 import hashlib
 import hmac
 
+from ephemeralml.crypto.data_key import SecretBytes
 from ephemeralml.errors import RejectedError
 from ephemeralml.model.blobs import BlobStore
-from ephemeralml.model.container import ReaderFactory, load_files
+from ephemeralml.model.container import load_files
 from ephemeralml.model.verify import VerifiedManifest
 from ephemeralml.progress import Progress
 
@@ -14,21 +15,22 @@ def verify_plaintext(
     verified: VerifiedManifest,
     store: BlobStore,
     *,
-    reader: ReaderFactory | None = None,
+    dek: SecretBytes | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Load every file of a package and check its plaintext, root and flat digest.
 
-    1. Size and chunk root of every file: `load_files`.     SIZE_MISMATCH, CHUNK_ROOT_MISMATCH
+    1. Size, header, chunks and chunk root of every file: `load_files`.
     2. SHA-256 of every file.                               FILE_DIGEST_MISMATCH
 
     Raises:
+        IncompleteError: The package is encrypted and there is no *dek*.
+        MalformedError: A container's header does not parse.
         RejectedError: A check fails.
-        UnavailableError: A blob is missing, or the package is encrypted and
-            there is no *reader*.
+        UnavailableError: A blob is missing.
     """
     # 1
-    loaded = load_files(verified, store, reader=reader, progress=progress)
+    loaded = load_files(verified, store, dek=dek, progress=progress)
     try:
         # 2
         for file in verified.manifest.files:

@@ -9,6 +9,7 @@ from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.model import create, envelope, manifest
 from ephemeralml.model.create import PackageRequest, create_package
 from ephemeralml.model.manifest import Format, Suite, Task
+from ephemeralml.model.pack import Packer
 from ephemeralml.model.package import Package
 from ephemeralml.model.sign import sign_package
 from ephemeralml.model.verify import verify_package
@@ -147,10 +148,10 @@ def test_a_folder_that_does_not_exist_is_unavailable(source: Path, tmp_path: Pat
 
 
 def test_a_full_disk_leaves_nothing(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, data: memoryview) -> int:
+    def full(fd: int, data: memoryview, start: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(UnavailableError, match="No space left"):
         create_package(source, out, request())
     monkeypatch.undo()
@@ -161,28 +162,31 @@ def test_a_full_disk_keeps_the_package_that_was_there(source: Path, out: Path, m
     create_package(source, out, request())
     before = (out / "manifest.json").read_bytes()
 
-    def full(fd: int, data: memoryview) -> int:
+    def full(fd: int, data: memoryview, start: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(UnavailableError):
         create_package(source, out, request(version="2.0.0"), replace=True)
     monkeypatch.undo()
     assert (out / "manifest.json").read_bytes() == before
 
 
-def test_a_file_that_grows_meanwhile_is_rejected(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = create._chunks
+@pytest.mark.parametrize("length", [-1, 1, -100_000_000])
+def test_a_file_that_changes_its_length_meanwhile_is_rejected(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    real = Packer.pack
 
-    def growing(fd: int, size: int) -> object:
-        with (source / "model.safetensors").open("ab") as file:
-            file.write(b"more")
-        return real(fd, size)
+    def changing(self: Packer, path: str, size: int, *fds: int) -> object:
+        os.truncate(source / path, max(size + length, 0))
+        return real(self, path, size, *fds)
 
-    monkeypatch.setattr(create, "_chunks", growing)
+    monkeypatch.setattr(Packer, "pack", changing)
     with pytest.raises(RejectedError) as caught:
         create_package(source / "model.safetensors", out, request())
     assert caught.value.code == "SOURCE_CHANGED"
+    assert "model.safetensors changed while" in caught.value.message
     assert nothing_left(out)
 
 
