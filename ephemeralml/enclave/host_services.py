@@ -22,6 +22,8 @@ from ephemeralml.transport.address import Address, Scheme
 MAX_ANSWER_BYTES = 65_536
 _HOST = "services"
 """What the Host field says; a socket's address has no name."""
+_KMS_SECONDS = 75.0
+"""The host may try a KMS for a minute before it answers (key-release.md section 1)."""
 _HINT = "see what `ephemeralml host run --services` says on the host"
 
 
@@ -64,7 +66,7 @@ class HostServices:
         self._address = Address.parse(rules.address)
         policy = RetryPolicy(stall=rules.stall_seconds, call_seconds=rules.total_seconds)
         self._retries = Retries(policy, Deadline(rules.total_seconds))
-        self._pool = Pool(self._connection, rules.stall_seconds)
+        self._pool = Pool(self._connection, max(rules.stall_seconds, _KMS_SECONDS))
 
     def package(self, name: str) -> Storage:
         """Return the package *name* as a store of its files; nothing is asked for yet."""

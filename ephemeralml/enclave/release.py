@@ -20,6 +20,7 @@ from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, Un
 from ephemeralml.keyrelease.base import ReleaseAttester
 from ephemeralml.keyrelease.recipient import RecipientKey, release_user_data
 from ephemeralml.keyrelease.records import ReleaseRecord
+from ephemeralml.keyrelease.relayed import RelayedKms
 from ephemeralml.model.encryption import expected_context
 from ephemeralml.model.keys_file import parse_keys
 
@@ -133,9 +134,7 @@ def over_services(
             "an encrypted package, and no way to a KMS",
             hint="name the host's services in [services] of the measured configuration",
         )
-    from ephemeralml.keyrelease.relayed import RelayedKms
-
-    kms = RelayedKms(lambda document: services.post(_ROUTE, document), recipient, record=record)
+    kms = RelayedKms(lambda document: services.post(_ROUTE, document), recipient, observer=record)
 
     def unwrap(wrapped: WrappedKey, attester: ReleaseAttester) -> SecretBytes:
         return kms.unwrap(wrapped, attester=attester)

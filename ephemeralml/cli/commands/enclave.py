@@ -111,8 +111,13 @@ def init(
 def run(
     config: _Config,
     package: Annotated[
-        list[Path], typer.Option("--package", metavar="DIR", help="A model package; may be given several times.")
-    ],
+        list[Path] | None,
+        typer.Option(
+            "--package",
+            metavar="DIR",
+            help="A package folder, for development; repeatable. Default: those of the measured host services",
+        ),
+    ] = None,
     authority: _Authority = None,
     nsm_socket: Annotated[
         Path | None, typer.Option("--nsm-socket", metavar="PATH", help="Software TEE: the socket of its module.")
@@ -128,7 +133,7 @@ def run(
     from ephemeralml.enclave.boot import BootInputs, boot
 
     _require_file(config)
-    for folder in package:
+    for folder in package or ():
         if not folder.is_dir():
             raise console.usage(f"the package {str(folder)!r} is no folder")
     if authority is not None and nsm_socket is not None:
@@ -138,7 +143,7 @@ def run(
     runtime = boot(
         BootInputs(
             config=config,
-            packages=tuple(package),
+            packages=tuple(package or ()),
             open_attester=lambda parsed: open_attester(
                 parsed, authority=authority, nsm_socket=str(nsm_socket) if nsm_socket is not None else None
             ),

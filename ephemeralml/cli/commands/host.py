@@ -48,12 +48,36 @@ _Drain = Annotated[
 ]
 
 
+_Services = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="Where the enclave finds packages and key release: vsock://3:8001, or unix. Default: no services",
+    ),
+]
+_Package = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--package",
+        metavar="[NAME=]SRC",
+        help="A package for the enclave: a folder, s3://… or gs://…; repeatable.",
+    ),
+]
+_Key = Annotated[
+    list[str] | None,
+    typer.Option("--key", metavar="URI", help="A KMS key whose release the enclave may ask for; repeatable."),
+]
+_Endpoint = Annotated[
+    str | None, typer.Option("--kms-endpoint", metavar="URL", help="Where the KMS is. Default: the SDK's own")
+]
+
+
 @app.callback()
 def _group() -> None: ...
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0917 - one per option
     target: _Target,
     listen: _Listen = None,
     connections: _Connections = 1024,
@@ -61,13 +85,21 @@ def run(
     connect_timeout: _Connect = 10.0,
     idle_timeout: _Idle = 3_900.0,
     drain: _Drain = 10.0,
+    services: _Services = None,
+    package: _Package = None,
+    key: _Key = None,
+    kms_endpoint: _Endpoint = None,
 ) -> None:
     """Relay bytes between clients and the enclave; parses nothing, sees no plaintext.
+
+    With --services it also hands the enclave its encrypted packages and passes its
+    key release on to the KMS, with this machine's credentials.
 
     Prints where it listens once it is ready, logs sizes and times to stderr, and
     runs until SIGTERM or SIGINT; a second signal ends it at once.
     """
     from ephemeralml.cli.address_option import parse_address
+    from ephemeralml.cli.host_inputs import services_request
     from ephemeralml.host.limits import Limits, allow_open_files
     from ephemeralml.transport import Scheme
 
@@ -88,11 +120,18 @@ def run(
     )
     if not allow_open_files(limits):
         console.current().warning(f"too few open files are allowed for {connections} connections; raise ulimit -Hn")
+    offered = services_request(services, package or (), key or (), kms_endpoint, destination)
     _log_to_stderr()
-    asyncio.run(_serve(addresses, destination, limits))
+    made = offered.make() if offered is not None else None
+    served = str(made.start()) if made is not None else None
+    try:
+        asyncio.run(_serve(addresses, destination, limits, served))
+    finally:
+        if made is not None:
+            made.stop()
 
 
-async def _serve(addresses: "list[Address]", target: "Address", limits: "Limits") -> None:
+async def _serve(addresses: "list[Address]", target: "Address", limits: "Limits", services: str | None) -> None:
     from ephemeralml.host.relay import Relay
 
     relay = Relay(addresses, target, limits)
@@ -106,8 +145,12 @@ async def _serve(addresses: "list[Address]", target: "Address", limits: "Limits"
         loop.add_signal_handler(signum, on_signal)
     bound = [str(address) for address in await relay.start()]
     document = {"schema": "ephemeralml.relay/1", "listen": bound, "target": str(target), "pid": os.getpid()}
+    lines = [f"relaying {', '.join(bound)} to {target}"]
+    if services is not None:
+        document["services"] = services
+        lines.append(f"services on {services}")
     console.current().result(
-        document, lambda out: out.print(f"relaying {', '.join(bound)} to {target}", markup=False, highlight=False)
+        document, lambda out: out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     )
     sys.stdout.flush()
     await stopping.wait()
