@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
+from ephemeralml.errors import EphemeralError, UnavailableError
 from ephemeralml.progress import Progress
 from ephemeralml.storage.base import SILENT, ByteSource, Closing
+from ephemeralml.storage.blocks import checked, equal, occupied, shown
 from ephemeralml.storage.keys import check_key
 from ephemeralml.storage.pins import Pins, Version
 from ephemeralml.storage.ranges import check_bounds, truncated
@@ -82,11 +83,11 @@ class FileStorage(Closing):
     ) -> bool:
         """Store *source*, whose digest is *sha256*, as *key*, complete or not at all."""
         if self.exists(key):
-            if self.size(key) == source.size and self.digest(key) == sha256:
+            if equal(self, key, source, sha256):
                 return False
             if not force:
                 raise occupied(key)
-        self._store(key, checked(key, source, sha256, progress), replace=force)
+        self._store(key, shown(checked(key, source, sha256, BLOCK), source.size, progress), replace=force)
         self._pins.forget(key)
         return True
 
@@ -103,7 +104,7 @@ class FileStorage(Closing):
                 file.flush()
                 os.fsync(file.fileno())
             if replace:
-                os.replace(temporary, target)
+                Path(temporary).replace(target)
                 temporary = None
             else:
                 os.link(temporary, target)  # unlike a rename, a link replaces nothing
@@ -159,29 +160,3 @@ class FileStorage(Closing):
         if not stat.S_ISREG(found.st_mode):
             raise UnavailableError(f"{key} is no regular file")
         self._pins.note(key, Version(found.st_size, f"{found.st_dev}.{found.st_ino}.{found.st_mtime_ns}"))
-
-
-def occupied(key: str) -> RejectedError:
-    """Return the error for a place where a differing object lies."""
-    return RejectedError(f"{key} exists and differs", code="OBJECT_EXISTS", hint="give --force to replace it")
-
-
-def checked(key: str, source: ByteSource, sha256: bytes, progress: Progress, block: int = BLOCK) -> Iterator[bytes]:
-    """Yield the bytes of *source* in blocks, and fail after the last if they are not those of *sha256*.
-
-    Raises:
-        RejectedError: The source changed, or never had that digest (code DIGEST_MISMATCH).
-    """
-    digest = hashlib.sha256()
-    for start in range(0, source.size, block):
-        data = source.read(start, min(source.size, start + block))
-        digest.update(data)
-        yield data
-        progress.advance(min(source.size, start + block), source.size)
-    if digest.digest() != sha256:
-        raise RejectedError(
-            f"{key}: the bytes to store are not those announced",
-            code="DIGEST_MISMATCH",
-            expected=sha256.hex(),
-            actual=digest.hexdigest(),
-        )

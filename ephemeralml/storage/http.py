@@ -80,12 +80,18 @@ class HttpStorage(Closing):
             lambda offset, view, limit: self._fetch(key, offset, view, limit),
         )
 
-    def write(self, key: str, stream: Iterable[bytes]) -> None:
+    def write(self, key: str, stream: Iterable[bytes]) -> None:  # noqa: ARG002 - the protocol's
         """Refuse: this place is read only."""
         raise UnavailableError(f"cannot write {self._name}{key}: only reading works over HTTP")
 
     def put(
-        self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
+        self,
+        key: str,
+        source: ByteSource,  # noqa: ARG002 - the protocol's, as those below
+        *,
+        sha256: bytes,  # noqa: ARG002
+        force: bool = False,  # noqa: ARG002
+        progress: Progress = SILENT,  # noqa: ARG002
     ) -> bool:
         """Refuse: this place is read only."""
         raise UnavailableError(f"cannot write {self._name}{key}: only reading works over HTTP")
@@ -129,7 +135,9 @@ class HttpStorage(Closing):
             self._pins.note(key, Version(total, _strong_etag(response)))
             read_body(response, view)
 
-    def _refusal(self, action: str, key: str, response: HTTPResponse, end: int = 0) -> EphemeralError | TransientFault:
+    def _refusal(  # noqa: PLR0911 - one line for each answer
+        self, action: str, key: str, response: HTTPResponse, end: int = 0
+    ) -> EphemeralError | TransientFault:
         """Return what an answer without the bytes means."""
         place = f"{self._name}{key}"
         match response.status:

@@ -66,7 +66,7 @@ class _Link:
             raise TimeoutError("the deadline has passed")
         self.connection.sock.settimeout(self.limit.timeout(self._stall))
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, _mode: str) -> io.BufferedReader:
         """Stand in for the socket, of which `http.client` asks nothing else."""
         raw = cast("io.RawIOBase", self.connection.sock.makefile("rb", buffering=0))
         return io.BufferedReader(_Bounded(raw, self), BUFFER)

@@ -96,6 +96,4 @@ def _server(uri: str, retries: Retries | None) -> Storage:
     if path:
         check_key(unquote(path))
     kind = HTTPConnection if parts.scheme == "http" else HTTPSConnection
-    return HttpStorage(
-        lambda: kind(host, port), quote(unquote(path), safe="/"), name=uri, retries=retries
-    )
+    return HttpStorage(lambda: kind(host, port), quote(unquote(path), safe="/"), name=uri, retries=retries)

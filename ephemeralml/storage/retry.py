@@ -7,7 +7,7 @@ until the tries, the time of the call or the time of the whole are used up.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TypeVar
 
@@ -88,8 +88,8 @@ class RetryPolicy:
 class Retries:
     """A policy, and the deadline of everything one `Storage` does."""
 
-    policy: RetryPolicy = RetryPolicy()
-    deadline: Deadline = Deadline()
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    deadline: Deadline = field(default_factory=Deadline)
     sleep: Callable[[float], None] = time.sleep
 
     def call(self, what: str, action: Callable[[Deadline], T], *, limit: Deadline | None = None) -> T:
@@ -106,7 +106,7 @@ class Retries:
         limit = limit or self.deadline.within(self.policy.call_seconds)
         self.deadline.check(what)
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.policy.tries), lambda _: limit.left() <= 0),
+            stop=lambda state: state.attempt_number >= self.policy.tries or limit.left() <= 0,
             wait=lambda state: min(self._wait(state), limit.left()),
             retry=tenacity.retry_if_exception_type(TransientFault),
             sleep=self.sleep,

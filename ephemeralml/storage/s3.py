@@ -5,16 +5,21 @@ signs, and keeps connections; its retries and response checksums are off, becaus
 `retry` and the signed digests of a package stand in their place.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.progress import Progress
 from ephemeralml.storage.base import SILENT, ByteSource, Closing
+from ephemeralml.storage.blocks import checked, equal, joined, occupied
 from ephemeralml.storage.keys import check_key
 from ephemeralml.storage.pins import Pins, Version
 from ephemeralml.storage.ranges import check_bounds, check_content_range, fill, header
 from ephemeralml.storage.retry import Deadline, Retries, RetryPolicy
 from ephemeralml.storage.s3_faults import explained
+from ephemeralml.storage.s3_upload import DIGEST_METADATA, PART, Multipart, Target, correct_digest, part_size
 from ephemeralml.storage.urllib3_body import read_body
 
 if TYPE_CHECKING:
@@ -22,8 +27,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 64
 """Connections kept, as many as ranges may be in flight."""
-DIGEST_METADATA = "sha256"
-"""Name of the metadata entry that holds an object's SHA-256 in hex."""
+_NEW = {"IfNoneMatch": "*"}
+"""Only where nothing lies yet."""
 
 
 def connect(policy: RetryPolicy) -> "S3Client":
@@ -32,8 +37,6 @@ def connect(policy: RetryPolicy) -> "S3Client":
     Raises:
         UnavailableError: boto3 is not installed, or its configuration is unusable.
     """
-    from ephemeralml.errors import UnavailableError
-
     try:
         import boto3
         from botocore.config import Config
@@ -111,6 +114,76 @@ class S3Storage(Closing):
             lambda offset, view, limit: self._fetch(key, offset, view, limit),
         )
 
+    def write(self, key: str, stream: Iterable[bytes]) -> None:
+        """Store the bytes of *stream* as the new object *key*, complete or not at all."""
+        target = self._target(key)
+        if self.exists(key):
+            raise UnavailableError(f"cannot write {self._place(target.key)}: it exists already")
+        blocks = joined(stream, PART, f"cannot write {self._place(target.key)}")
+        first = next(blocks, b"")
+        second = next(blocks, b"")
+        if not second:
+            target.put(first, {DIGEST_METADATA: hashlib.sha256(first).hexdigest()}, _NEW)
+            return
+        upload = Multipart.begin(target, {})
+        try:
+            upload.complete(upload.send(chain((first, second), blocks), lambda _: None), _NEW)
+        except BaseException:
+            upload.abort()
+            raise
+
+    def put(
+        self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
+    ) -> bool:
+        """Store *source*, whose digest is *sha256*, as *key*, complete or not at all."""
+        target = self._target(key)
+        if self.exists(key):
+            if equal(self, key, source, sha256):
+                return False
+            if not force:
+                raise occupied(self._place(target.key))
+        self._pins.forget(key)
+        try:
+            self._send(target, source, sha256, {} if force else _NEW, progress)
+        except UnavailableError as error:
+            # The answer to a request that S3 did may be lost; tried again, it meets its own object.
+            if not self.exists(key):
+                raise
+            if self.digest(key) != sha256:
+                raise (error if force else occupied(self._place(target.key))) from error.__cause__
+        self._pins.forget(key)
+        return True
+
+    def _send(
+        self, target: Target, source: ByteSource, sha256: bytes, condition: Mapping[str, str], progress: Progress
+    ) -> None:
+        metadata = {DIGEST_METADATA: sha256.hex()}
+        length = part_size(source.size)
+        blocks = checked(target.key, source, sha256, length)
+        if source.size <= length:
+            target.put(b"".join(blocks), metadata, condition)
+            progress.advance(source.size, source.size)
+            return
+        upload = Multipart.unfinished(target, source.read(0, length), source.size) or Multipart.begin(target, metadata)
+        sent = 0
+
+        def seen(count: int) -> None:
+            nonlocal sent
+            sent += count
+            progress.advance(sent, source.size)
+
+        try:
+            parts = upload.send(blocks, seen)
+        except RejectedError:
+            upload.abort()
+            raise
+        upload.complete(parts, condition)
+        if upload.resumed:
+            correct_digest(target, metadata)
+
+    def _target(self, key: str) -> Target:
+        return Target(self._client, self._bucket, self._full(key), self._retries)
+
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with *prefix*, in order."""
         full = self._prefix + prefix
@@ -152,14 +225,14 @@ class S3Storage(Closing):
     def _fetch(self, key: str, start: int, view: memoryview, limit: Deadline) -> None:
         full = self._full(key)
         pinned = self._pins.get(key)
-        match = {"IfMatch": pinned.tag} if pinned and pinned.tag else {}
+        match: dict[str, Any] = {"IfMatch": pinned.tag} if pinned and pinned.tag else {}
         with explained("read", self._bucket, full, end=start + len(view), pinned=pinned):
             answer = self._client.get_object(Bucket=self._bucket, Key=full, Range=header(start, len(view)), **match)
         body = answer["Body"]
         try:
             total = check_content_range(key, answer.get("ContentRange"), start, len(view))
             self._pins.note(key, Version(total, answer.get("ETag")))
-            raw = body._raw_stream  # noqa: SLF001 - the response beneath; botocore's wrapper only copies
+            raw = body._raw_stream  # type: ignore[attr-defined]  # noqa: SLF001 - the response beneath; botocore's wrapper only copies
         except BaseException:
             body.close()
             raise

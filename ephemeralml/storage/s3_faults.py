@@ -37,7 +37,7 @@ _PASSING = frozenset(
         "TooManyRequestsException",
     }
 )
-_BAD_DIGEST = frozenset({"XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
+_PASSING_STATUS = frozenset({429, 500, 502, 503, 504})
 
 
 @contextlib.contextmanager
@@ -86,21 +86,21 @@ def explained(action: str, bucket: str, key: str, *, end: int = 0, pinned: Versi
         raise UnavailableError(f"cannot {action} {place}: {type(error).__name__}") from error
 
 
-def _meaning(  # noqa: PLR0911, PLR0913 - one line for each thing that S3 says
+def _meaning(  # noqa: PLR0911 - one line for each thing that S3 says
     code: str, status: int, action: str, place: str, end: int, pinned: Version | None
 ) -> Exception:
     if code == "NoSuchBucket":
         return UnavailableError(f"cannot {action} {place}: there is no such bucket")
     if code in _MISSING or status == 404:
         return UnavailableError(f"there is no object {place}")
-    if code in _PASSING or status >= 500 or status == 429:
+    if code in _PASSING or status in _PASSING_STATUS:
         return TransientFault(f"the store answers {code or status}")
     if code in _DENIED or status in (401, 403):
         return UnavailableError(
             f"not allowed to {action} {place}: {code}", hint="check the credentials' policy for this bucket and prefix"
         )
-    if status == 412 and pinned:
-        return changed(place, pinned)
+    if status == 412:
+        return changed(place, pinned) if pinned else UnavailableError(f"cannot {action} {place}: it exists already")
     if code == "InvalidRange" or status == 416:
         return truncated(place, end)
     return UnavailableError(f"cannot {action} {place}: the store answers {code or status}")
