@@ -25,12 +25,16 @@ def sign_package(folder: Path, key: PrivateKey) -> Manifest:
         data = package.manifest_bytes()
         parsed = manifest.parse(envelope.parse(data).payload)
         package.check_layout(parsed)
-    _replace(folder / MANIFEST_NAME, envelope.signed(data, key))
+    replace_file(folder / MANIFEST_NAME, envelope.signed(data, key))
     return parsed
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write *data* beside the package, then put it in place in one step."""
+def replace_file(path: Path, data: bytes) -> None:
+    """Write *data* beside the package that *path* lies in, then put it in place in one step.
+
+    Raises:
+        UnavailableError: The disk does not allow it.
+    """
     temporary = None
     try:
         # Not inside the package: nothing may be there but what belongs, not even for a moment.

@@ -1,0 +1,266 @@
+"""OpenSSF Model Signing: what a model's upstream signed, and how a publisher signs (model-package.md section 1).
+
+The `model-signing` package makes and verifies the bundles. It says whether a
+signature holds and not what it covers, so the statement is read here as well,
+from the same bytes, after it said yes.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ephemeralml.crypto import strict_json
+from ephemeralml.errors import IncompleteError, MalformedError, RejectedError, UnavailableError
+from ephemeralml.model.create import Upstream
+from ephemeralml.model.manifest import MAX_FILES
+from ephemeralml.model.paths import check_path
+
+MAX_BUNDLE_BYTES = 16 << 20
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTrust:
+    """The upstream signs with an elliptic-curve key."""
+
+    public_key: Path
+    """PEM; P-256, P-384 or P-521."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityTrust:
+    """The upstream signs keyless, as an identity that an OpenID Connect issuer vouched for."""
+
+    identity: str
+    issuer: str
+    trust_config: Path | None = None
+    """A Sigstore trust configuration; None for the public instance, which is fetched."""
+
+
+Trust = KeyTrust | IdentityTrust
+
+
+def verify_upstream(model: Path, bundle: Path, trust: Trust, *, uncovered: frozenset[str] = frozenset()) -> Upstream:
+    """Verify the bundle of the plaintext model at *model*.
+
+    1. It is a Sigstore bundle around a model signature of version 1.0.   MalformedError
+    2. It lists the SHA-256 of whole files.                               UPSTREAM_HASH_UNKNOWN
+    3. Its signature holds under *trust*, and the files are as it says.   UPSTREAM_SIGNATURE_INVALID
+
+    That the packaged files are those is checked where they are packaged
+    (`Upstream.check`): they are read once more there.
+
+    Args:
+        model: The model's folder, or its one file.
+        bundle: The signature's file.
+        trust: Whose signature it has to be.
+        uncovered: Paths of the model that it need not speak of: the bundle itself.
+
+    Raises:
+        MalformedError: Step 1.
+        IncompleteError: Step 2.
+        RejectedError: Step 3.
+        UnavailableError: The package `model-signing` or a trust root is missing.
+    """
+    data = _read(bundle)
+    # 1
+    statement = _statement(data)
+    # 2
+    files = _files(statement, lone=None if model.is_dir() else model.name)
+    # 3
+    with _copied(data) as copy:
+        _check_signature(model, copy, trust, uncovered)
+    return Upstream(hashlib.sha256(data).digest(), files, uncovered)
+
+
+def sign_upstream(model: Path, bundle: Path, private_key: Path, *, ignored: frozenset[Path] = frozenset()) -> None:
+    """Sign the plaintext model at *model* with an elliptic-curve key and write the bundle.
+
+    Args:
+        model: The model's folder, or its one file.
+        bundle: The file to write; not one of the model's.
+        private_key: PEM; P-256, P-384 or P-521, unencrypted.
+        ignored: Paths that are no part of the model.
+
+    Raises:
+        MalformedError: The key is none of these, or the model has a link.
+        UnavailableError: The package `model-signing` is missing, or something
+            cannot be read or written.
+    """
+    hashing, signing, _ = _library()
+    try:
+        with redirect_stdout(io.StringIO()):
+            chosen = hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
+            config = signing.Config().set_hashing_config(chosen).use_elliptic_key_signer(private_key=private_key)
+            config.sign(model, bundle)
+    except OSError as error:
+        raise UnavailableError(f"cannot sign {str(model)!r}: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MalformedError(
+            f"cannot sign {str(model)!r} with {str(private_key)!r}: {_said(error)}",
+            hint="an OpenSSF model signature takes an unencrypted EC key in PEM: P-256, P-384 or P-521",
+        ) from error
+
+
+def _check_signature(model: Path, bundle: Path, trust: Trust, uncovered: frozenset[str]) -> None:
+    from cryptography.exceptions import InvalidSignature
+
+    config = _verifier(trust, uncovered)
+    failure, rejection = _sigstore_errors()
+    try:
+        # The library prints a warning about old bundles, and results are ours to print.
+        with redirect_stdout(io.StringIO()):
+            config.verify(model, bundle)
+    except OSError as error:
+        raise UnavailableError(f"cannot verify the upstream signature: {error.strerror or 'no network'}") from error
+    except InvalidSignature as error:
+        raise _invalid("the signature does not fit the statement") from error
+    except (rejection, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise _invalid(_said(error)) from error
+    except failure as error:
+        raise _no_root(error) from error
+
+
+def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
+    hashing, _, verifying = _library()
+    # Files by default, SHA-256, no links; and unlike its default, none of git's passed over: they would be packaged.
+    hashed = hashing.Config().set_ignored_paths(paths=uncovered, ignore_git_paths=False)
+    config = verifying.Config().set_hashing_config(hashed)
+    failure, _ = _sigstore_errors()
+    try:
+        if isinstance(trust, KeyTrust):
+            config.use_elliptic_key_verifier(public_key=trust.public_key)
+        else:
+            config.use_sigstore_verifier(
+                identity=trust.identity, oidc_issuer=trust.issuer, trust_config=trust.trust_config
+            )
+    except OSError as error:
+        raise UnavailableError(f"cannot set up upstream verification: {error.strerror or 'no network'}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MalformedError(
+            f"the upstream's key or trust configuration: {_said(error)}",
+            hint="a key is an EC public key in PEM: P-256, P-384 or P-521",
+        ) from error
+    except failure as error:
+        raise _no_root(error) from error
+    return config
+
+
+def _sigstore_errors() -> tuple[type[Exception], type[Exception]]:
+    """Return the Sigstore client's root error, and the one for what it refuses."""
+    from sigstore.errors import Error, VerificationError
+
+    return Error, VerificationError
+
+
+def _no_root(error: Exception) -> UnavailableError:
+    return UnavailableError(f"Sigstore's trust root is not to be had: {_said(error)}")
+
+
+def _invalid(why: str) -> RejectedError:
+    return RejectedError(
+        f"the upstream's model signature does not hold: {why}",
+        code="UPSTREAM_SIGNATURE_INVALID",
+        hint="every file of the model has to be as upstream signed it, and no other may lie there",
+    )
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _library() -> tuple[Any, Any, Any]:
+    try:
+        from model_signing import hashing, signing, verifying
+    except ImportError as error:
+        raise UnavailableError(
+            f"OpenSSF model signatures need the package model-signing ({error.name} is missing)",
+            hint="pip install 'ephemeralml[oms]'",
+        ) from error
+    return hashing, signing, verifying
+
+
+def _read(bundle: Path) -> bytes:
+    try:
+        with bundle.open("rb") as file:
+            data = file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as error:
+        raise UnavailableError(f"cannot read {str(bundle)!r}: {error.strerror}") from error
+    if len(data) > MAX_BUNDLE_BYTES:
+        raise MalformedError(f"{str(bundle)!r} has more than {MAX_BUNDLE_BYTES} bytes")
+    return data
+
+
+@contextmanager
+def _copied(data: bytes) -> Iterator[Path]:
+    """Yield a file with *data*, so that what is verified is what was read."""
+    with tempfile.NamedTemporaryFile(prefix="model-signature-") as file:
+        file.write(data)
+        file.flush()
+        yield Path(file.name)
+
+
+def _statement(data: bytes) -> dict[str, Any]:
+    """Read the in-toto statement inside a bundle; whether it was signed is not asked here."""
+    bundle = strict_json.parse_object(data, max_bytes=MAX_BUNDLE_BYTES)
+    if bundle.get("mediaType") != MEDIA_TYPE:
+        raise MalformedError(f"no Sigstore bundle of version 0.3: {ascii(bundle.get('mediaType'))[:64]}")
+    signed = _object(bundle, "dsseEnvelope")
+    if signed.get("payloadType") != PAYLOAD_TYPE or type(signed.get("payload")) is not str:
+        raise MalformedError("the bundle holds no in-toto statement")
+    signatures = signed.get("signatures")
+    if type(signatures) is not list or len(signatures) != 1:
+        raise MalformedError("the bundle has not exactly one signature")
+    try:
+        payload = base64.b64decode(signed["payload"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError("the bundle's payload is not base64") from error
+    statement = strict_json.parse_object(payload, max_bytes=MAX_BUNDLE_BYTES)
+    if statement.get("_type") != STATEMENT_TYPE or statement.get("predicateType") != PREDICATE_TYPE:
+        raise MalformedError(f"no model signature of version 1.0: {ascii(statement.get('predicateType'))[:64]}")
+    return statement
+
+
+def _files(statement: dict[str, Any], *, lone: str | None) -> dict[str, bytes]:
+    """Return the SHA-256 of every file that a statement lists; a model of one file has the name *lone*."""
+    predicate = _object(statement, "predicate")
+    serialization = _object(predicate, "serialization")
+    if serialization.get("method") != "files" or serialization.get("hash_type") != "sha256":
+        raise IncompleteError(
+            "the upstream's signature lists no SHA-256 of whole files, so it cannot be held against a manifest",
+            code="UPSTREAM_HASH_UNKNOWN",
+            hint="package without --oms-key and --oms-identity, or ask upstream to sign with sha256 by file",
+        )
+    resources = predicate.get("resources")
+    if type(resources) is not list or not 0 < len(resources) <= MAX_FILES:
+        raise MalformedError(f"the upstream's signature lists no 1 to {MAX_FILES} files")
+    files: dict[str, bytes] = {}
+    for resource in resources:
+        if type(resource) is not dict or resource.get("algorithm") != "sha256":
+            raise MalformedError("a file of the upstream's signature has no SHA-256")
+        name, digest = resource.get("name"), resource.get("digest")
+        if type(name) is not str or name in files:
+            raise MalformedError("a file of the upstream's signature has no name of its own")
+        name = lone if name == "." and lone is not None else name
+        check_path(name)
+        if type(digest) is not str or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise MalformedError(f"{name[:64]!a}: the digest of the upstream's signature is not 64 hex digits")
+        files[name] = bytes.fromhex(digest)
+    return files
+
+
+def _object(document: dict[str, Any], name: str) -> dict[str, Any]:
+    value = document.get(name)
+    if type(value) is not dict:
+        raise MalformedError(f"the upstream's signature has no {name}")
+    return value
