@@ -234,6 +234,12 @@ class AwsKms:
         self._record(wrapped, document, request_id, RELEASED)
         return secret
 
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def _record(self, wrapped: WrappedKey, document: bytes, request_id: str | None, outcome: str) -> None:
         self._observer(
             records.record(wrapped, at=self._now(), document=document, request_id=request_id, outcome=outcome)

@@ -228,7 +228,7 @@ def _denied(asked: Asked) -> tuple[str, str]:
     if not asked.recipient:
         return (
             f"{asked.key} is not released without an attestation document",
-            "the key policy releases it to measured enclaves only; give the data key with --dek, or ask its owner",
+            "its policy releases it to measured workloads only; give the data key with --dek, or ask its owner",
         )
     if asked.pcr0 is not None and not any(asked.pcr0):
         return (
@@ -237,7 +237,7 @@ def _denied(asked: Asked) -> tuple[str, str]:
         )
     image = f" with PCR0 {asked.pcr0.hex()}" if asked.pcr0 is not None else ""
     return (
-        f"the policy of {asked.key} does not release it to this enclave{image}{_named(asked.context)}",
+        f"the policy of {asked.key} does not release it to this workload{image}{_named(asked.context)}",
         "compare the key policy's image, context and role with what was sent: kms policy simulate",
     )
 
