@@ -79,8 +79,6 @@ def verify_offer(package: PackageFiles, rules: ModelRules) -> Offer:
 
 def load(offer: Offer, dek: SecretBytes | None, progress: Progress) -> Mapping[str, LoadedFile]:
     """Bring a package's files into sealed memory; errors as `load_files`."""
-    if dek is None:
-        return load_files(offer.verified, offer.package, progress=progress)
     return load_files(offer.verified, offer.package, dek=dek, progress=progress)
 
 
