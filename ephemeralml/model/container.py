@@ -30,8 +30,6 @@ from ephemeralml.progress import Progress, Silent
 
 IN_FLIGHT = 8
 RANGE_BYTES = 16 << 20
-RESERVE_BYTES = 64 << 20
-"""Memory is taken ahead in steps of this size, so that an error elsewhere is not waited for."""
 
 
 class Blob:
@@ -102,6 +100,20 @@ class Blob:
         except RejectedError as error:
             raise RejectedError(f"{self.file.path}: {error.message}", code=error.code) from error
         return out
+
+    def read_chunk(self, index: int, window: memoryview, out: memoryview) -> memoryview:
+        """Fetch and open chunk *index* alone; return its plaintext, a part of *out*.
+
+        Args:
+            index: The chunk.
+            window: Memory for a chunk and its tag; overwritten.
+            out: Memory for a chunk.
+
+        Raises:
+            RejectedError: The chunk does not open (code CHUNK_AUTH_FAILED).
+        """
+        fetched = self.fetch(index, index + 1, out if self._key is None else window)
+        return self.plaintext(index, index, fetched, out)
 
     def check_root(self, digests: Sequence[bytes]) -> None:
         """Refuse contents that the manifest was not signed for.
@@ -263,16 +275,7 @@ class _Loader:
 
     def run(self) -> None:
         """Fill the destinations; errors as `load_files`."""
-        lanes.run([self._reserve, *[self._fill] * self._lanes], name="load")
-
-    def _reserve(self, stop: threading.Event) -> None:
-        """Take the memory while the first ranges are on their way."""
-        for target in self._targets:
-            size = target.blob.file.size
-            for start in range(0, size, RESERVE_BYTES):
-                if stop.is_set():
-                    return
-                target.destination.reserve(start, min(start + RESERVE_BYTES, size))
+        lanes.run([self._fill] * self._lanes, name="load")
 
     def _fill(self, stop: threading.Event) -> None:
         window = lanes.scratch(self._window)

@@ -1,9 +1,10 @@
 """Several threads on one list of work, and what stops them."""
 
+import contextlib
+import mmap
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from mmap import mmap
 
 from ephemeralml.errors import UnavailableError
 
@@ -39,6 +40,10 @@ def scratch(size: int) -> memoryview:
         UnavailableError: There is no such memory.
     """
     try:
-        return memoryview(mmap(-1, max(size, 1)))[:size]
+        memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError, ValueError) as error:
         raise UnavailableError(f"no memory for a buffer of {size} bytes") from error
+    # To take new pages is much of the cost of a load; a kernel without huge ones says so, and small ones do.
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)[:size]

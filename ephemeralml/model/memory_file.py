@@ -94,18 +94,6 @@ class Destination:
         """Return the memory to write to; every view of it must be released before `seal`."""
         return memoryview(self._map) if self._map is not None else memoryview(bytearray())
 
-    def reserve(self, start: int, end: int) -> None:
-        """Take the pages of a part ahead of its contents, which is often slower than to fill them.
-
-        Raises:
-            UnavailableError: There is no more memory.
-        """
-        if start < end:
-            try:
-                os.posix_fallocate(self._fd, start, end - start)
-            except OSError as error:
-                raise UnavailableError(f"no memory for a file of {self._size} bytes: {error.strerror}") from error
-
     def write(self, start: int, data: memoryview) -> None:
         """Copy *data* to *start*.
 
