@@ -7,12 +7,29 @@ from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.progress import Progress
 from ephemeralml.storage.base import ByteSource, Storage
 
+DIGEST_METADATA = "sha256"
+"""Name of the metadata entry that holds an object's SHA-256 in hex."""
 _COMPARED = 4 << 20
 
 
 def occupied(place: str) -> RejectedError:
     """Return the error for a place where a differing object lies."""
     return RejectedError(f"{place} exists and differs", code="OBJECT_EXISTS", hint="give --force to replace it")
+
+
+def settle(storage: Storage, key: str, sha256: bytes, place: str, error: UnavailableError, *, force: bool) -> None:
+    """Return if *key* holds the bytes although the last request failed.
+
+    The answer to a request that the store did may be lost; tried again, it meets its own object.
+
+    Raises:
+        RejectedError: Another object came to lie there meanwhile (code OBJECT_EXISTS).
+        UnavailableError: *error*, where there is no object, or an old one.
+    """
+    if not storage.exists(key):
+        raise error
+    if storage.digest(key) != sha256:
+        raise (error if force else occupied(place)) from error.__cause__
 
 
 def checked(name: str, source: ByteSource, sha256: bytes, block: int) -> Iterator[bytes]:
@@ -75,3 +92,13 @@ def equal(storage: Storage, key: str, source: ByteSource, sha256: bytes) -> bool
     for start in range(0, size, _COMPARED):
         digest.update(storage.read(key, start, min(size, start + _COMPARED)))
     return digest.digest() == sha256
+
+
+def digest_in(metadata: dict[str, str]) -> bytes | None:
+    """Return the SHA-256 that *metadata* holds, or None if there is none that can be read."""
+    text = metadata.get(DIGEST_METADATA, "")
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return digest if len(digest) == 32 and text == digest.hex() else None

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.progress import Progress
 from ephemeralml.storage.base import SILENT, ByteSource, Closing
-from ephemeralml.storage.blocks import checked, equal, joined, occupied
+from ephemeralml.storage.blocks import DIGEST_METADATA, checked, digest_in, equal, joined, occupied, settle
 from ephemeralml.storage.keys import check_key
 from ephemeralml.storage.pins import Pins, Version
 from ephemeralml.storage.ranges import check_bounds, check_content_range, fill, header
 from ephemeralml.storage.retry import Deadline, Retries, RetryPolicy
 from ephemeralml.storage.s3_faults import explained
-from ephemeralml.storage.s3_upload import DIGEST_METADATA, PART, Multipart, Target, correct_digest, part_size
+from ephemeralml.storage.s3_upload import PART, Multipart, Target, correct_digest, part_size
 from ephemeralml.storage.urllib3_body import read_body
 
 if TYPE_CHECKING:
@@ -146,11 +146,7 @@ class S3Storage(Closing):
         try:
             self._send(target, source, sha256, {} if force else _NEW, progress)
         except UnavailableError as error:
-            # The answer to a request that S3 did may be lost; tried again, it meets its own object.
-            if not self.exists(key):
-                raise
-            if self.digest(key) != sha256:
-                raise (error if force else occupied(self._place(target.key))) from error.__cause__
+            settle(self, key, sha256, self._place(target.key), error, force=force)
         self._pins.forget(key)
         return True
 
@@ -237,13 +233,3 @@ class S3Storage(Closing):
             body.close()
             raise
         read_body(raw, view, limit)
-
-
-def digest_in(metadata: dict[str, str]) -> bytes | None:
-    """Return the SHA-256 that *metadata* holds, or None if there is none that can be read."""
-    text = metadata.get(DIGEST_METADATA, "")
-    try:
-        digest = bytes.fromhex(text)
-    except ValueError:
-        return None
-    return digest if len(digest) == 32 and text == digest.hex() else None

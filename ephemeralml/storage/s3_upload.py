@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ephemeralml.errors import EphemeralError, UnavailableError
+from ephemeralml.storage.blocks import DIGEST_METADATA
 from ephemeralml.storage.retry import Retries
 from ephemeralml.storage.s3_faults import explained
 
@@ -28,8 +29,6 @@ PART = 16 << 20
 """Bytes of a part; an object no longer than one goes in a single request."""
 _MOST_PARTS = 10_000
 _IN_FLIGHT = 4
-DIGEST_METADATA = "sha256"
-"""Name of the metadata entry that holds an object's SHA-256 in hex."""
 _CONTENT_TYPE = "application/octet-stream"
 
 
