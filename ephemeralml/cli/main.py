@@ -50,6 +50,7 @@ ENTRIES = (
     Entry("attestation", _ASK, "Evidence documents: look into them."),
     Entry("model", _PUBLISH, "Package models: inspect, encrypt, sign, verify."),
     Entry("key", _PUBLISH, "Ed25519 publisher and policy keys."),
+    Entry("kms", _PUBLISH, "Key release: a local KMS that enforces attestation, and key policies."),
     Entry("deploy", _RUN, "Deploy an attested endpoint."),
     Entry("enclave", _RUN, "The runtime inside the TEE."),
     Entry("host", _RUN, "The blind relay beside the enclave."),

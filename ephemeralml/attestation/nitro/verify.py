@@ -150,6 +150,12 @@ def appraise(case: Case, rows: RowList) -> BoundKey | None:
     return bound
 
 
+def authenticate(case: Case, rows: RowList) -> None:
+    """Run N4 to N8 alone: who made the document, not what it is bound to or whether it is accepted."""
+    if _signature(case, rows):
+        _chain(case, rows)
+
+
 def _signature(case: Case, rows: RowList) -> bool:
     sign1 = case.document.sign1
     key = case.document.chain[-1].public_key()

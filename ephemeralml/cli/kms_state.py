@@ -1,0 +1,130 @@
+"""What `kms serve` does to its state besides serving: make it, add to it, check it, save and restore it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ephemeralml import clock
+from ephemeralml.cli import console
+from ephemeralml.errors import MalformedError
+from ephemeralml.keyrelease.local import audit_log, backup, principals, state
+from ephemeralml.keyrelease.local.database import exclusive
+from ephemeralml.keyrelease.local.names import Names
+from ephemeralml.keyrelease.local.state import KeySource
+from ephemeralml.keyrelease.policy.document import MAX_POLICY_BYTES
+
+DEFAULT_ACCOUNT = "000000000000"
+DEFAULT_REGION = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A principal that was made, and where its credentials are."""
+
+    name: str
+    arn: str
+    credentials: Path
+
+
+def key_source(text: str) -> KeySource:
+    """Read ``--state-key``.
+
+    Raises:
+        UsageError: It names no source.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        return KeySource.parse(text, credentials=Path(folder) if folder else None)
+    except MalformedError as error:
+        raise console.usage(f"--state-key: {error.message}", hint=error.hint) from error
+
+
+def prepare(
+    folder: Path,
+    source: KeySource,
+    *,
+    account: str | None,
+    region: str | None,
+    init: bool,
+    names: list[str],
+    identity: Path | None,
+) -> list[Made]:
+    """Make what the options ask for, and return the principals that were made.
+
+    Raises:
+        UsageError: A name, an account or a region that is none.
+        EphemeralError: The state's own.
+    """
+    policies = []
+    if identity is not None:
+        text = console.read_file(identity, max_bytes=MAX_POLICY_BYTES, what="the identity policy")
+        policies.append(text.decode(errors="replace"))
+    made = []
+    if init:
+        try:
+            place = Names(account or DEFAULT_ACCOUNT, region or DEFAULT_REGION)
+        except ValueError as error:
+            raise console.usage(str(error)) from error
+        path = state.create(folder, source, place, clock.now())
+        made.append(Made(principals.ADMINISTRATOR, place.principal(principals.ADMINISTRATOR)[1], path))
+    if names:
+        with state.opened(folder, source) as opened:
+            for name in names:
+                who, path = principals.add(opened.store, opened.names, folder, name, policies=policies, now=clock.now())
+                made.append(Made(who.name, who.arn, path))
+    return made
+
+
+def print_made(made: list[Made]) -> None:
+    """Print who was made."""
+    document = {"schema": "ephemeralml.kms-principals/1", "principals": rendered(made)}
+    console.current().result(
+        document,
+        lambda out: (
+            [  # type: ignore[func-returns-value] # printed one by one
+                out.print(f"{one.arn}: {one.credentials}", markup=False, highlight=False) for one in made
+            ]
+            and None
+        ),
+    )
+
+
+def rendered(made: list[Made]) -> list[dict[str, str]]:
+    """Return *made* for a JSON document."""
+    return [{"name": one.name, "arn": one.arn, "credentials": str(one.credentials.resolve())} for one in made]
+
+
+def verify_audit(folder: Path, source: KeySource) -> None:
+    """Verify the audit log against itself and what the state remembers of it."""
+    with state.opened(folder, source) as opened:
+        head = audit_log.verify(state.audit_path(folder), state.known_head(opened.store))
+    document = {"schema": "ephemeralml.kms-audit/1", "lines": head.count, "head": head.hash.hex()}
+    console.current().result(
+        document,
+        lambda out: out.print(
+            f"{head.count} lines, unbroken; the last one's hash is {head.hash.hex()}", highlight=False
+        ),
+    )
+
+
+def export(folder: Path, source: KeySource, path: Path, *, force: bool) -> None:
+    """Write a backup."""
+    console.check_creatable(path, force=force)
+    with state.opened(folder, source) as opened:
+        data = backup.export(opened.store)
+    console.write_file(path, data, force=force, private=True)
+    document = {"schema": "ephemeralml.kms-export/1", "file": str(path), "bytes": len(data)}
+    console.current().result(
+        document, lambda out: out.print(f"{path}: {len(data)} bytes", markup=False, highlight=False)
+    )
+    console.current().note("it opens with this state's key alone: keep both, apart from each other")
+
+
+def restore(folder: Path, source: KeySource, path: Path) -> None:
+    """Restore a backup into a folder that has no state."""
+    data = console.read_file(path, max_bytes=backup.MAX_BYTES, what="the backup")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with exclusive(folder):
+        backup.restore(folder, source, data)
+    document = {"schema": "ephemeralml.kms-import/1", "state": str(folder), "bytes": len(data)}
+    console.current().result(document, lambda out: out.print(f"restored to {folder}", markup=False, highlight=False))

@@ -1,0 +1,157 @@
+"""The key under which a key server's secrets rest, and the sealing of single rows.
+
+The state key opens nothing itself: rows, paging marks and backups have keys
+derived from it. A row's place is authenticated with it, so that rows cannot be
+swapped (key-release.md section 8, State).
+"""
+
+import hashlib
+import hmac
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from ephemeralml.crypto.transcript import lp
+from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+SALT_BYTES = 16
+SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 17, 8, 1
+MAX_PASSPHRASE_BYTES = 1_024
+MARK_BYTES = 16
+
+Random = Callable[[int], bytes]
+"""Gives random bytes; `os.urandom` but in tests."""
+
+
+class StateKey:
+    """Seals and opens rows.
+
+    Args:
+        secret: 32 bytes.
+        random: Gives nonces.
+    """
+
+    __slots__ = ("_export", "_marks", "_random", "_rows")
+
+    def __init__(self, secret: bytes, random: Random = os.urandom) -> None:
+        if len(secret) != KEY_BYTES:
+            raise MalformedError(f"a state key has {KEY_BYTES} bytes")
+        self._random = random
+        self._rows = AESGCM(_derived(secret, b"rows"))
+        self._export = AESGCM(_derived(secret, b"export"))
+        self._marks = _derived(secret, b"marks")
+
+    def seal(self, table: str, row: str, version: int, data: bytes) -> bytes:
+        """Return *data* encrypted for one place alone: nonce, then AES-256-GCM."""
+        nonce = self._random(NONCE_BYTES)
+        return nonce + self._rows.encrypt(nonce, data, _place(table, row, version))
+
+    def open(self, table: str, row: str, version: int, sealed: bytes) -> bytes:
+        """Return what `seal` encrypted for this place.
+
+        Raises:
+            RejectedError: Another key, another place, or changed bytes.
+        """
+        try:
+            return self._rows.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(table, row, version))
+        except (InvalidTag, ValueError) as error:
+            raise RejectedError(
+                f"a sealed row of {table} does not open: another state key, or a changed database",
+                code="KMS_STATE_UNSEALABLE",
+            ) from error
+
+    def seal_export(self, header: bytes, data: bytes) -> bytes:
+        """Return a backup's body, bound to its *header*."""
+        nonce = self._random(NONCE_BYTES)
+        return nonce + self._export.encrypt(nonce, data, header)
+
+    def open_export(self, header: bytes, body: bytes) -> bytes:
+        """Return what `seal_export` encrypted.
+
+        Raises:
+            RejectedError: Another state key, or changed bytes.
+        """
+        try:
+            return self._export.decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], header)
+        except (InvalidTag, ValueError) as error:
+            raise RejectedError(
+                "the backup does not open: another state key, or changed bytes", code="KMS_STATE_UNSEALABLE"
+            ) from error
+
+    def mark(self, data: bytes) -> bytes:
+        """Return the authenticator of a paging mark."""
+        return hmac.digest(self._marks, data, hashlib.sha256)[:MARK_BYTES]
+
+    def __repr__(self) -> str:
+        return "StateKey(…)"
+
+
+def _derived(secret: bytes, purpose: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"ephemeralml/kms/1/" + purpose).derive(secret)
+
+
+def _place(table: str, row: str, version: int) -> bytes:
+    return lp(table.encode(), row.encode()) + struct.pack(">I", version)
+
+
+def create_file(path: Path, random: Random = os.urandom) -> None:
+    """Make a key file, readable by its owner alone; one that is there stays.
+
+    Raises:
+        UnavailableError: It cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise UnavailableError(f"cannot write the state key {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(random(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def from_file(path: Path, *, owner_only: bool = True) -> bytes:
+    """Read a key of 32 bytes.
+
+    Args:
+        path: The file.
+        owner_only: Refuse a file that others can read. systemd guards its credentials' folder itself.
+
+    Raises:
+        UnavailableError: It is not there, or readable by others.
+        MalformedError: It has another size.
+    """
+    try:
+        if owner_only and path.stat().st_mode & 0o077:
+            raise UnavailableError(f"the state key {path} is readable by others", hint=f"chmod 600 {path}")
+        with path.open("rb") as file:
+            secret = file.read(KEY_BYTES + 1)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot read the state key {path}: {error.strerror}", hint="without it nothing in this state can be opened"
+        ) from error
+    if len(secret) != KEY_BYTES:
+        raise MalformedError(f"the state key {path} has not {KEY_BYTES} bytes")
+    return secret
+
+
+def from_passphrase(passphrase: bytes, salt: bytes) -> bytes:
+    """Derive the key with scrypt, N = 2^17: a third of a second and 128 MiB for every guess.
+
+    Raises:
+        MalformedError: The passphrase is empty or absurdly long.
+    """
+    if not 1 <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
+        raise MalformedError(f"a passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes")
+    return Scrypt(salt=salt, length=KEY_BYTES, n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P).derive(passphrase)
