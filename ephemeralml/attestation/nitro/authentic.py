@@ -1,4 +1,4 @@
-"""Documents whose maker is known, for those who bind and accept by rules of their own: a KMS (key-release.md section 8)."""
+"""Documents whose maker is known, for whoever accepts by rules of its own: a KMS (key-release.md section 8)."""
 
 import hashlib
 from collections.abc import Mapping

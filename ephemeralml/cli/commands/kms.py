@@ -69,6 +69,7 @@ def _group() -> None: ...
 @app.command()
 def serve(
     state: _State,
+    *,
     listen: _Listen = None,
     tls: _Tls = None,
     insecure_http: _Insecure = False,

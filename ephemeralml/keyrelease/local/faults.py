@@ -3,7 +3,7 @@
 from ephemeralml.errors import RejectedError
 
 
-class ServiceFault(RejectedError):
+class ServiceFault(RejectedError):  # noqa: N818 - AWS's faults are named on the wire, this carries any of them
     """A request that is refused, by the name that AWS gives the reason.
 
     Args:

@@ -1,6 +1,7 @@
 """Operations on grants. A grant here is in force as soon as it is acknowledged."""
 
 import secrets
+from itertools import islice
 from typing import Any
 
 from ephemeralml.keyrelease.local.call import Call
@@ -68,14 +69,14 @@ def list_grants(desk: Desk, call: Call) -> dict[str, Any]:
     desk.not_pending(key)
     wanted, grantee = call.get("GrantId"), call.get("GranteePrincipal")
 
-    def after(last: str, limit: int) -> list[GrantRecord]:
+    def after(last: str, limit: int) -> list[tuple[str, Any]]:
         found = desk.store.grants(key.id, last)
         chosen = (
             grant
             for grant in found
             if (wanted is None or grant.id == wanted) and (grantee is None or grant.grantee == grantee)
         )
-        return [grant for grant, _ in zip(chosen, range(limit), strict=False)]
+        return [(grant.id, _rendered(desk, grant)) for grant in islice(chosen, limit)]
 
     if wanted is not None and not after("", 1):
         raise ServiceFault("InvalidGrantIdException", "the key has no grant of that id")
@@ -87,8 +88,6 @@ def list_grants(desk: Desk, call: Call) -> dict[str, Any]:
         default=50,
         most=100,
         after=after,
-        place=lambda grant: grant.id,
-        render=lambda grant: _rendered(desk, grant),
     )
 
 

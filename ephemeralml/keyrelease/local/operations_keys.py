@@ -65,9 +65,10 @@ def list_keys(desk: Desk, call: Call) -> dict[str, Any]:
         "Keys",
         scope="keys",
         default=100,
-        after=desk.store.keys_after,
-        place=str,
-        render=lambda key_id: {"KeyId": key_id, "KeyArn": desk.names.arn(key_id)},
+        after=lambda last, limit: [
+            (key_id, {"KeyId": key_id, "KeyArn": desk.names.arn(key_id)})
+            for key_id in desk.store.keys_after(last, limit)
+        ],
     )
 
 

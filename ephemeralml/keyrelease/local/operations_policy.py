@@ -45,9 +45,7 @@ def list_key_policies(desk: Desk, call: Call) -> dict[str, Any]:
         "PolicyNames",
         scope=f"policies/{key.id}",
         default=100,
-        after=lambda last, limit: [name for name in (NAME,) if name > last][:limit],
-        place=str,
-        render=str,
+        after=lambda last, _: [(NAME, NAME)] if last < NAME else [],
     )
 
 

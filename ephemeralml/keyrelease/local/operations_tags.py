@@ -50,15 +50,9 @@ def list_aliases(desk: Desk, call: Call) -> dict[str, Any]:
         scope=f"aliases/{key_id or ''}",
         default=50,
         most=100,
-        after=lambda last, limit: desk.store.aliases(key_id, last, limit),
-        place=lambda alias: alias.name,
-        render=lambda alias: {
-            "AliasName": alias.name,
-            "AliasArn": desk.names.alias_arn(alias.name),
-            "TargetKeyId": alias.key_id,
-            "CreationDate": alias.created,
-            "LastUpdatedDate": alias.created,
-        },
+        after=lambda last, limit: [
+            (alias.name, _rendered(desk, alias)) for alias in desk.store.aliases(key_id, last, limit)
+        ],
     )
 
 
@@ -73,9 +67,9 @@ def list_resource_tags(desk: Desk, call: Call) -> dict[str, Any]:
         scope=f"tags/{key.id}",
         default=50,
         most=50,
-        after=lambda last, limit: desk.store.tags(key.id, last, limit),
-        place=lambda tag: tag[0],
-        render=lambda tag: {"TagKey": tag[0], "TagValue": tag[1]},
+        after=lambda last, limit: [
+            (name, {"TagKey": name, "TagValue": value}) for name, value in desk.store.tags(key.id, last, limit)
+        ],
     )
 
 
@@ -115,9 +109,19 @@ def checked_tags(call: Call) -> Mapping[str, str]:
     return tags
 
 
+def _rendered(desk: Desk, alias: Alias) -> dict[str, Any]:
+    return {
+        "AliasName": alias.name,
+        "AliasArn": desk.names.alias_arn(alias.name),
+        "TargetKeyId": alias.key_id,
+        "CreationDate": alias.created,
+        "LastUpdatedDate": alias.created,
+    }
+
+
 def _alias_name(desk: Desk, call: Call) -> str:
     name: str = call.fields["AliasName"]
     read = desk.names.read(name)
-    if read is None or not read.alias or name.startswith("arn:") or name.startswith("alias/aws/"):
+    if read is None or not read.alias or name.startswith(("arn:", "alias/aws/")):
         raise ServiceFault("InvalidAliasNameException", "an alias is alias/ and a name that does not begin with aws/")
     return name

@@ -8,15 +8,13 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ephemeralml.crypto.transcript import lp
 from ephemeralml.keyrelease.local.call import Call
 from ephemeralml.keyrelease.local.desk import Desk
 from ephemeralml.keyrelease.local.faults import ServiceFault
 from ephemeralml.keyrelease.local.state_key import MARK_BYTES
-
-Item = TypeVar("Item")
 
 
 def page(
@@ -26,9 +24,7 @@ def page(
     *,
     scope: str,
     default: int,
-    after: Callable[[str, int], Sequence[Item]],
-    place: Callable[[Item], str],
-    render: Callable[[Item], Any],
+    after: Callable[[str, int], Sequence[tuple[str, Any]]],
     most: int = 1_000,
 ) -> dict[str, Any]:
     """Return one page of a list.
@@ -39,9 +35,7 @@ def page(
         name: Of the response's list.
         scope: What the list is of; a mark of another one is refused.
         default: Items of a page if the request does not say.
-        after: Gives at most so many items behind a place.
-        place: An item's place in the order.
-        render: An item as the response has it.
+        after: Gives at most so many items behind a place in the order, each with its own place.
         most: Items of the largest page.
 
     Raises:
@@ -51,9 +45,9 @@ def page(
     marker = call.get("Marker")
     found = after("" if marker is None else _read(desk, scope, marker), limit + 1)
     shown, truncated = found[:limit], len(found) > limit
-    response: dict[str, Any] = {name: [render(item) for item in shown], "Truncated": truncated}
+    response: dict[str, Any] = {name: [item for _, item in shown], "Truncated": truncated}
     if truncated:
-        response["NextMarker"] = _write(desk, scope, place(shown[-1]))
+        response["NextMarker"] = _write(desk, scope, shown[-1][0])
     return response
 
 

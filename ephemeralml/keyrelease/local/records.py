@@ -35,7 +35,8 @@ class KeyRecord:
     @classmethod
     def of_row(cls, row: tuple[Any, ...]) -> Self:
         """Read the columns in the order of `KEY_COLUMNS`."""
-        return cls(*row[:3], KeyState(row[3]), *row[4:])
+        key_id, created, description, state, *others = row
+        return cls(key_id, created, description, KeyState(state), *others)
 
 
 KEY_COLUMNS = "id, created, description, state, deletion, deletion_days, policy, version, rotation_days, next_rotation"

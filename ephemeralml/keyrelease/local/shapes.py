@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from botocore.loaders import Loader
@@ -65,17 +66,7 @@ def _check(shape: Shape) -> _Check:
         return _list(shape)
     if isinstance(shape, MapShape):
         return _map(shape)
-    match shape.type_name:
-        case "string":
-            return _string(shape)
-        case "blob":
-            return _blob(shape)
-        case "integer" | "long":
-            return _integer(shape)
-        case "boolean":
-            return _boolean
-        case other:
-            raise NotImplementedError(f"no reader for the type {other}")
+    return _SCALARS[shape.type_name](shape)
 
 
 def _structure(shape: StructureShape) -> _Check:
@@ -183,7 +174,15 @@ def _integer(shape: Shape) -> _Check:
     return check
 
 
-def _boolean(value: Any, path: str) -> bool:
-    if type(value) is not bool:
-        raise _unreadable(f"{path} is not a boolean")
-    return value
+def _boolean(_shape: Shape) -> _Check:
+    def check(value: Any, path: str) -> bool:
+        if type(value) is not bool:
+            raise _unreadable(f"{path} is not a boolean")
+        return value
+
+    return check
+
+
+_SCALARS: Mapping[str, Callable[[Shape], _Check]] = MappingProxyType(
+    {"string": _string, "blob": _blob, "integer": _integer, "boolean": _boolean}
+)

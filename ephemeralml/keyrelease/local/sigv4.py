@@ -206,7 +206,7 @@ def _signature(
     scope = f"{date[:8]}/{region}/{SERVICE}/{TERMINATOR}"
     # Headers come as latin-1, so that what was received is hashed byte for byte.
     digest = hashlib.sha256(canonical.encode("latin-1")).hexdigest()
-    text = "\n".join((ALGORITHM, date, scope, digest))
+    text = f"{ALGORITHM}\n{date}\n{scope}\n{digest}"
     key = _signing_key(credential.secret, date[:8], region)
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 

@@ -141,7 +141,8 @@ class Store:
     def aliases(self, key_id: str | None, last: str, limit: int) -> list[Alias]:
         """Return at most *limit* aliases behind the name *last*, of one key or of all."""
         rows = self._db.rows(
-            "SELECT name, key_id, created FROM aliases WHERE name>? AND (?2 IS NULL OR key_id=?2) ORDER BY name LIMIT ?3",
+            "SELECT name, key_id, created FROM aliases WHERE name>?1 AND (?2 IS NULL OR key_id=?2)"
+            " ORDER BY name LIMIT ?3",
             *(last, key_id, limit),
         )
         return [Alias(*row) for row in rows]
