@@ -54,6 +54,7 @@ class _Link:
         self.limit = Deadline()
         self.used = False
         self._stall = stall
+        self._reading: socket.socket | None = None
         connection.response_class = cast("type[HTTPResponse]", partial(_response, self))
 
     def open(self) -> None:
@@ -64,10 +65,15 @@ class _Link:
         """Let the next wait on the socket end with the deadline."""
         if self.limit.left() <= 0:
             raise TimeoutError("the deadline has passed")
-        self.connection.sock.settimeout(self.limit.timeout(self._stall))
+        # `http.client` gives up its socket once the head says that nothing follows the body.
+        sock = self.connection.sock or self._reading
+        if sock is None:
+            raise ConnectionError("the connection was closed")
+        sock.settimeout(self.limit.timeout(self._stall))
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Stand in for the socket, of which `http.client` asks nothing else."""
+        self._reading = self.connection.sock
         raw = cast("io.RawIOBase", self.connection.sock.makefile("rb", buffering=0))
         return io.BufferedReader(_Bounded(raw, self), BUFFER)
 

@@ -121,7 +121,7 @@ class Retries:
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         wait = tenacity.wait_exponential_jitter(
-            initial=self.policy.first_wait, max=self.policy.longest_wait, jitter=self.policy.first_wait
+            multiplier=self.policy.first_wait, max=self.policy.longest_wait, jitter=self.policy.first_wait
         )(state)
         fault = state.outcome.exception() if state.outcome else None
         asked = fault.retry_after if isinstance(fault, TransientFault) else None
