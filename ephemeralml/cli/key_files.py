@@ -42,9 +42,14 @@ def read_private_key(path: Path) -> PrivateKey:
     """
     data = console.read_file(path, max_bytes=MAX_PEM_BYTES, what="the private key")
     key = private_from_pem(data, path)
+    warn_if_shared(path)
+    return key
+
+
+def warn_if_shared(path: Path) -> None:
+    """Warn where others may read a private key's file too."""
     if path.stat().st_mode & 0o077:
         console.current().warning(f"other users may read {str(path)!r}; chmod 600 it")
-    return key
 
 
 def public_half(path: Path) -> tuple[PublicKey, bool]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ephemeralml.crypto import strict_json
+from ephemeralml.crypto.data_key import WrappedKey
 from ephemeralml.errors import MalformedError
 from ephemeralml.model import envelope, manifest, source_folder
 from ephemeralml.model.describe import MAX_CONFIG_BYTES, Description, describe, total_parameters
@@ -16,7 +17,8 @@ from ephemeralml.model.formats.gguf import GgufHeader
 from ephemeralml.model.formats.safetensors import DEFAULT_DTYPES, SafetensorsHeader
 from ephemeralml.model.hashing import Meter
 from ephemeralml.model.manifest import Manifest, Suite
-from ephemeralml.model.package import MANIFEST_NAME, Package
+from ephemeralml.model.package import KEYS_NAME, MANIFEST_NAME, Package
+from ephemeralml.model.package_keys import read_keys
 from ephemeralml.model.roles import Role
 from ephemeralml.model.source_folder import SourceFile, WeightsHeader
 from ephemeralml.progress import Progress, Silent
@@ -73,6 +75,8 @@ class InspectedPackage:
     model_hash: bytes
     keyid: str | None
     """Who is said to have signed it; None if nobody did."""
+    keys: tuple[WrappedKey, ...] = ()
+    """Its data key, wrapped; what they say was not checked either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Inspection:
 def inspect(path: Path, *, dtypes: Collection[str] = DEFAULT_DTYPES, progress: Progress | None = None) -> Inspection:
     """Look into the model folder, model file or package at *path*.
 
-    An encrypted package shows its manifest only.
+    An encrypted package shows its manifest and its wrapped keys only.
 
     Raises:
         MalformedError: It does not parse, or holds what can run code or lies.
@@ -111,7 +115,10 @@ def _read_package(path: Path) -> InspectedPackage:
         signed = envelope.parse(package.manifest_bytes())
         parsed = manifest.parse(signed.payload)
         package.check_layout(parsed)
-    return InspectedPackage(parsed, hashlib.sha256(signed.payload).digest(), signed.keyid)
+        # Whether keys.json has to be there, `verify` says; here it is shown where it is.
+        has_keys = parsed.suite is not Suite.NONE and package.holds(KEYS_NAME)
+        keys = read_keys(package) if has_keys else ()
+    return InspectedPackage(parsed, hashlib.sha256(signed.payload).digest(), signed.keyid, keys)
 
 
 def _manifest_only(path: Path, package: InspectedPackage) -> Inspection:

@@ -75,6 +75,14 @@ class Package:
             if file.blob.partition("/")[2] not in present:
                 raise _missing(file.blob)
 
+    def holds(self, key: str) -> bool:
+        """Return whether there is anything called *key*."""
+        try:
+            os.stat(key, dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
     def size(self, key: str) -> int:
         """Return the length of blob *key*; errors as `read_into`."""
         fd = self._open_regular(key)

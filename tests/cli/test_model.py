@@ -85,6 +85,16 @@ USAGE = {
     "encrypted suite": ["--out", "p", *ENCRYPT[:4], "--suite", "aes256gcm-stream"],
     "default suite": ["--out", "p", *ENCRYPT[:4]],
     "key without use": ["--out", "p", *ENCRYPT, "--key", "local:x"],
+    "key of no KMS": ["--out", "p", *ENCRYPT[:4], "--key", "vault:x"],
+    "key that is half one": ["--out", "p", *ENCRYPT[:4], "--key", "local:arn:aws:kms:local:1:key/x"],
+    "binding without a key": ["--out", "p", *ENCRYPT, "--bind-manifest"],
+    "endpoint without a key": ["--out", "p", *ENCRYPT, "--kms-endpoint", "http://127.0.0.1:1"],
+    "signature and no signer": ["--out", "p", *ENCRYPT, "--oms-signature", "model/config.json"],
+    "signer without signature": ["--out", "p", *ENCRYPT, "--oms-key", "model/config.json"],
+    "signer that is no file": ["--out", "p", *ENCRYPT, "--oms-key", "nothing"],
+    "identity without issuer": ["--out", "p", *ENCRYPT, "--oms-identity", "me@example.com"],
+    "two signers": ["--out", "p", *ENCRYPT, "--oms-key", "model/config.json", "--oms-identity", "me"],
+    "trust in nobody": ["--out", "p", *ENCRYPT, "--oms-trust-config", "model/config.json"],
     "chunk size": ["--out", "p", *ENCRYPT, "--chunk-size", "5"],
     "unknown dtype": ["--out", "p", *ENCRYPT, "--allow-dtype", "F31"],
     "long licence": ["--out", "p", *ENCRYPT, "--license", "x" * 300],
@@ -98,16 +108,14 @@ def test_encrypt_refuses_options_that_cannot_be_meant(model: Path, tmp_path: Pat
     assert names(tmp_path) == {"model"}
 
 
-def test_encrypted_suites_say_when_they_arrive(model: Path, tmp_path: Path) -> None:
+def test_a_suite_that_encrypts_needs_a_key(model: Path, tmp_path: Path) -> None:
     done = run("model", "encrypt", model, "--out", tmp_path / "p", *ENCRYPT[:4], "--suite", "aes256gcm-stream")
-    refused(done, 2, says="arrives with key release")
+    refused(done, 2, says="needs --key URI")
 
 
-def test_no_suite_is_taken_for_granted_and_none_is_listed_that_is_not_there(model: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_unencrypted_by_default(model: Path, tmp_path: Path) -> None:
     done = run("model", "encrypt", model, "--out", tmp_path / "p", *ENCRYPT[:4])
-    refused(done, 2, says="hint: --suite none makes a signed package")
-    assert "stream" not in run("model", "encrypt", "--help").stdout
-    assert "stream" not in run("model", "encrypt", model, "--out", "p", *ENCRYPT[:4], "--suite", "rot13").stderr
+    refused(done, 2, says="hint: --key URI encrypts the package")
 
 
 @pytest.mark.parametrize("out", ["model", "model/p", "model/../model/p", "."])

@@ -1,39 +1,67 @@
-"""`ephemeralml model`: look into a model, package, sign and verify it."""
+"""`ephemeralml model`: look into a model, package, sign and verify it; what moves packages lies beside."""
 
-import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ephemeralml.cli import console
-
-if TYPE_CHECKING:
-    from ephemeralml.crypto.keys import PublicKey
-    from ephemeralml.model.create import PackageRequest
-    from ephemeralml.semver import SemVer
+from ephemeralml.cli.commands.model_keys import import_, rewrap
+from ephemeralml.cli.commands.model_storage import download, upload
+from ephemeralml.cli.data_keys import DekFile, KmsEndpoint, obtain_dek, open_key
+from ephemeralml.cli.model_inputs import (
+    AllowDtype,
+    AllowPlaintext,
+    BindManifest,
+    ChunkSize,
+    License,
+    MinVersion,
+    ModelId,
+    ModelVersion,
+    OutFolder,
+    PackageFolder,
+    Publisher,
+    PublisherKeys,
+    Replace,
+    SuiteName,
+    WrappingKey,
+    check_apart,
+    chosen_suite,
+    dtypes,
+    existing,
+    free,
+    least_version,
+    package_request,
+    publisher_keys,
+)
+from ephemeralml.cli.upstream_inputs import (
+    OmsIdentity,
+    OmsIssuer,
+    OmsKey,
+    OmsSignature,
+    OmsTrustConfig,
+    Signer,
+    bundle_beside,
+    upstream_of,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Package models: inspect, encrypt, sign, verify.")
-
-_AllowDtype = Annotated[
-    list[str] | None,
-    typer.Option("--allow-dtype", metavar="D", help="Also take tensors of this dtype; may be repeated."),
-]
 
 
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A model folder, a model file, or a package.")],
-    allow_dtype: _AllowDtype = None,
+    allow_dtype: AllowDtype = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor in the text output too.")] = False,
 ) -> None:
     """Show format, architecture, tensors, dtypes, sizes and hashes; refuse what can run code or lie."""
     from ephemeralml.cli.render_model import inspection_document, print_inspection
     from ephemeralml.model.inspect import inspect as look
 
-    _existing(path)
+    existing(path)
     with console.current().progress() as progress:
-        found = look(path, dtypes=_dtypes(allow_dtype or []), progress=progress)
+        found = look(path, dtypes=dtypes(allow_dtype or []), progress=progress)
     if found.package is not None:
         console.current().note("the manifest's signature was not checked; `ephemeralml model verify` does that")
     console.current().result(inspection_document(found), lambda out: print_inspection(out, found, tensors=tensors))
@@ -42,170 +70,123 @@ def inspect(
 @app.command()
 def encrypt(  # noqa: PLR0917 - the command's options
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A model folder, or one weights file.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The package to make.")],
-    model_id: Annotated[
-        str, typer.Option("--model-id", metavar="ID", help="Name of the model, as requests will use it.")
-    ],
-    model_version: Annotated[str, typer.Option("--model-version", metavar="V", help="SemVer 2.0 version.")],
-    suite: Annotated[
-        str | None, typer.Option("--suite", metavar="none", help="How files are encrypted; none: not at all.")
-    ] = None,
-    chunk_size: Annotated[
-        int, typer.Option("--chunk-size", metavar="BYTES", help="Power of two, 64 KiB to 64 MiB.")
-    ] = 4 << 20,
-    allow_dtype: _AllowDtype = None,
-    license_: Annotated[str, typer.Option("--license", metavar="SPDX", help="Licence of the model.")] = "NOASSERTION",
-    publisher: Annotated[str, typer.Option("--publisher", metavar="NAME", help="Who publishes it.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing package.")] = False,
+    out: OutFolder,
+    model_id: ModelId,
+    model_version: ModelVersion,
+    key: WrappingKey = None,
+    suite: SuiteName = None,
+    chunk_size: ChunkSize = 4 << 20,
+    bind_manifest: BindManifest = False,
+    kms_endpoint: KmsEndpoint = None,
+    allow_dtype: AllowDtype = None,
+    oms_key: OmsKey = None,
+    oms_identity: OmsIdentity = None,
+    oms_issuer: OmsIssuer = None,
+    oms_signature: OmsSignature = None,
+    oms_trust_config: OmsTrustConfig = None,
+    license_: License = "NOASSERTION",
+    publisher: Publisher = "",
+    force: Replace = False,
 ) -> None:
     """Turn a plaintext model into a package, ready to sign."""
-    from ephemeralml.cli.render_model import package_document, print_package
+    from ephemeralml.cli.packaging import report_package
     from ephemeralml.model.create import create_package
 
-    _existing(path)
-    _check_suite(suite)
-    _check_apart(path, out)
-    request = _request(model_id, model_version, chunk_size, allow_dtype or [], license_, publisher)
-    _free(out, force=force)
+    existing(path)
+    chosen = chosen_suite(suite, key, bind_manifest=bind_manifest, endpoint=kms_endpoint)
+    check_apart(path, out)
+    request = package_request(
+        model_id=model_id,
+        version=model_version,
+        chunk_size=chunk_size,
+        allow_dtype=allow_dtype or [],
+        license_=license_,
+        publisher=publisher,
+        suite=chosen,
+        bind_manifest=bind_manifest,
+    )
+    free(out, force=force)
+    source = None if key is None else open_key(key, endpoint=kms_endpoint)
+    upstream = upstream_of(path, Signer(oms_key, oms_identity, oms_issuer, oms_trust_config), oms_signature)
     with console.current().progress() as progress:
-        made = create_package(path, out, request, replace=force, progress=progress)
-    console.current().warning("the package is not encrypted: only a runtime that allows plaintext will load it")
-    console.current().result(package_document(out, made), lambda printer: print_package(printer, out, made))
+        made = create_package(
+            path, out, replace(request, upstream=upstream), key_source=source, replace=force, progress=progress
+        )
+    report_package(out, made)
 
 
 @app.command()
 def sign(
-    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="The package's folder.")],
-    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The publisher's private key (PEM).")],
+    package: Annotated[
+        Path, typer.Argument(metavar="PACKAGE", help="The package's folder; with --oms, the plaintext model's.")
+    ],
+    key: Annotated[
+        Path, typer.Option("--key", metavar="FILE", help="The publisher's private key (PEM); with --oms, an EC key.")
+    ],
+    oms: Annotated[
+        bool, typer.Option("--oms", help="Sign a plaintext model as OpenSSF Model Signing does, for others to verify.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="With --oms: the signature, else PATH.sig beside it.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --oms: replace an existing signature.")] = False,
 ) -> None:
     """Sign the package's manifest (Ed25519, DSSE), in place of any signature it has."""
     from ephemeralml.cli.key_files import read_private_key
+    from ephemeralml.cli.packaging import sign_model
     from ephemeralml.cli.render_model import print_signed, signed_document
     from ephemeralml.model.sign import sign_package
 
-    _existing(package, folder=True)
+    existing(package, folder=not oms)
+    if oms:
+        sign_model(package, key, bundle_beside(package) if out is None else out, force=force)
+        return
+    if out is not None or force:
+        raise console.usage("--out and --force belong to --oms", hint="a package is signed in place")
     private = read_private_key(key)
     signed = sign_package(package, private)
     document = signed_document(package, signed, private.public)
-    console.current().result(document, lambda out: print_signed(out, document))
+    console.current().result(document, lambda printer: print_signed(printer, document))
 
 
 @app.command()
 def verify(
-    package: Annotated[Path, typer.Argument(metavar="PACKAGE", help="The package's folder.")],
-    publisher_key: Annotated[
-        list[str],
-        typer.Option(
-            "--publisher-key", metavar="KEY", help="ed25519:HEX, HEX or a file; may be repeated, one has to fit."
-        ),
-    ],
-    min_version: Annotated[
-        str | None, typer.Option("--min-version", metavar="V", help="Refuse an older version.")
-    ] = None,
-    allow_plaintext: Annotated[
-        bool, typer.Option("--allow-plaintext", help="Accept a package that is not encrypted.")
+    package: PackageFolder,
+    publisher_key: PublisherKeys,
+    min_version: MinVersion = None,
+    allow_plaintext: AllowPlaintext = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Check the plaintext digests of every file too; needs the data key.")
     ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Check the plaintext digests of every file too.")] = False,
+    dek: DekFile = None,
+    kms_endpoint: KmsEndpoint = None,
 ) -> None:
-    """Check signature, layout, sizes and digests; offline."""
+    """Check signature, layout, sizes, digests and key bindings, offline; with --full the plaintext too."""
     from ephemeralml.cli.render_model import print_verified, verified_document
     from ephemeralml.model.package import Package
+    from ephemeralml.model.package_keys import check_keys
     from ephemeralml.model.verify import verify_package
     from ephemeralml.model.verify_full import verify_plaintext
 
-    _existing(package, folder=True)
-    keys = _publisher_keys(publisher_key)
-    oldest = None if min_version is None else _version(min_version, "--min-version")
+    existing(package, folder=True)
+    if not full and (dek is not None or kms_endpoint is not None):
+        raise console.usage("--dek and --kms-endpoint are for --full", hint="add --full; without it no key is needed")
+    keys, oldest = publisher_keys(publisher_key), least_version(min_version)
     with Package.open(package) as opened, console.current().progress() as progress:
         verified = verify_package(
             opened, publisher_keys=keys, min_version=oldest, allow_plaintext=allow_plaintext, progress=progress
         )
-        if full:
+        entries = check_keys(verified, opened)
+        if full and entries:
+            with obtain_dek(entries, dek, endpoint=kms_endpoint) as key:
+                verify_plaintext(verified, opened, dek=key, progress=progress)
+        elif full:
             verify_plaintext(verified, opened, progress=progress)
-    document = verified_document(package, verified, full=full)
+    document = verified_document(package, verified, entries, full=full)
     console.current().result(document, lambda out: print_verified(out, document))
 
 
-def _existing(path: Path, *, folder: bool = False) -> None:
-    if not path.exists() and not path.is_symlink():
-        raise console.usage(f"there is no {str(path)!r}")
-    if folder and not path.is_dir():
-        raise console.usage(f"{str(path)!r} is no folder", hint="a package is a folder with a manifest.json")
-
-
-def _free(out: Path, *, force: bool) -> None:
-    """Refuse a destination that exists; the packager itself replaces nothing but packages."""
-    if os.path.lexists(out) and not force:
-        raise console.usage(f"{str(out)!r} exists", hint="choose another name, or add --force to replace it")
-    if not out.parent.is_dir():
-        raise console.usage(f"the folder of {str(out)!r} does not exist")
-
-
-def _check_apart(source: Path, out: Path) -> None:
-    """Refuse a package inside of its own model, and a model inside of what is replaced."""
-    from ephemeralml.model.create import lie_in_each_other
-
-    if lie_in_each_other(source, out):
-        raise console.usage(
-            f"--out {str(out)!r} and the model {str(source)!r} lie in each other", hint="name a folder beside the model"
-        )
-
-
-def _check_suite(suite: str | None) -> None:
-    from ephemeralml.model.manifest import Suite
-
-    hint = "--suite none makes a signed package that is not encrypted"
-    if suite is None:
-        raise console.usage("--suite is not given, and there is no encryption yet to choose by default", hint=hint)
-    if suite not in {known.value for known in Suite}:
-        raise console.usage(f"unknown suite {suite!r}", hint=hint)
-    if suite != Suite.NONE.value:
-        raise console.usage(
-            f"suite {suite} arrives with key release, this version makes unencrypted packages only",
-            hint=hint,
-        )
-
-
-def _request(
-    model_id: str, version: str, chunk_size: int, allow_dtype: list[str], license_: str, publisher: str
-) -> "PackageRequest":
-    from ephemeralml import clock
-    from ephemeralml.errors import MalformedError
-    from ephemeralml.model.create import PackageRequest
-
-    try:
-        return PackageRequest(
-            model_id=model_id,
-            version=_version(version, "--model-version"),
-            created_at=clock.now().replace(microsecond=0),
-            license=license_,
-            publisher=publisher,
-            chunk_size=chunk_size,
-            dtypes=_dtypes(allow_dtype),
-        )
-    except MalformedError as error:
-        raise console.usage(error.message, hint=error.hint) from error
-
-
-def _version(text: str, option: str) -> "SemVer":
-    from ephemeralml.semver import SemVer
-
-    try:
-        return SemVer.parse(text)
-    except ValueError as error:
-        raise console.usage(f"{option}: {error}", hint="write it as 1.2.3 or 1.2.3-rc.1") from error
-
-
-def _dtypes(allowed: list[str]) -> frozenset[str]:
-    from ephemeralml.model.formats.safetensors import DEFAULT_DTYPES, DTYPE_BITS
-
-    for name in allowed:
-        if name not in DTYPE_BITS:
-            raise console.usage(f"--allow-dtype: no dtype {name!r}", hint=f"known are {', '.join(sorted(DTYPE_BITS))}")
-    return DEFAULT_DTYPES | frozenset(allowed)
-
-
-def _publisher_keys(texts: list[str]) -> "list[PublicKey]":
-    from ephemeralml.cli.key_files import read_public_key
-
-    return [read_public_key(text) for text in texts]
+app.command()(upload)
+app.command()(download)
+app.command()(rewrap)
+app.command("import")(import_)
