@@ -24,7 +24,7 @@ _HOST = "services"
 """What the Host field says; a socket's address has no name."""
 _KMS_SECONDS = 75.0
 """The host may try a KMS for a minute before it answers (key-release.md section 1)."""
-_HINT = "see what `ephemeralml host run --services` says on the host"
+SERVICES_HINT = "see what `ephemeralml host run --services` says on the host"
 
 
 class ServicesConnection(http.client.HTTPConnection):
@@ -87,7 +87,7 @@ class HostServices:
             with self._pool.exchange("POST", path, fields, self._retries.deadline, body) as response:
                 answer = response.read(MAX_ANSWER_BYTES + 1)
         except TransientFault as error:
-            raise UnavailableError(f"cannot {what}: {error}", hint=_HINT) from error
+            raise UnavailableError(f"cannot {what}: {error}", hint=SERVICES_HINT) from error
         try:
             return strict_json.parse_object(answer, max_bytes=MAX_ANSWER_BYTES)
         except MalformedError as error:

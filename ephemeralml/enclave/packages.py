@@ -1,8 +1,11 @@
 """Where a package's files come from: a folder of a development machine, or the host's services."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-from ephemeralml.errors import MalformedError
+from ephemeralml.enclave.host_services import SERVICES_HINT
+from ephemeralml.errors import MalformedError, UnavailableError
 from ephemeralml.model.envelope import MAX_ENVELOPE_BYTES
 from ephemeralml.model.keys_file import MAX_KEYS_BYTES
 from ephemeralml.model.manifest import Manifest
@@ -51,18 +54,30 @@ class ServedPackage:
 
     def size(self, key: str) -> int:
         """Return the length of blob *key*."""
-        return self._storage.size(key)
+        with _explained():
+            return self._storage.size(key)
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
         """Fill *buffer* with the bytes of blob *key* from *start*."""
-        self._storage.read_into(key, start, buffer)
+        with _explained():
+            self._storage.read_into(key, start, buffer)
 
     def close(self) -> None:
         """Close the connections."""
         self._storage.close()
 
     def _whole(self, key: str, most: int) -> bytes:
-        return self._storage.read(key, 0, _bounded(key, self._storage.size(key), most))
+        with _explained():
+            return self._storage.read(key, 0, _bounded(key, self._storage.size(key), most))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say where to look when the host does not deliver."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise UnavailableError(error.message, hint=SERVICES_HINT) from error
 
 
 class FolderPackage(Package):
