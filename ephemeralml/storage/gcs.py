@@ -140,7 +140,7 @@ class GcsStorage(Closing):
                 raise occupied(self._place(key))
         self._pins.forget(key)
         crc32c = self._checksum(key, source, sha256)
-        note = Note(self._state, self._place(key), sha256)
+        note = Note(self._state, f"{self._place(key)} {force}", sha256)
 
         def begin() -> str:
             return self._begin(key, source.size, {DIGEST_METADATA: sha256.hex()}, crc32c, new=not force)
