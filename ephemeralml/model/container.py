@@ -266,11 +266,12 @@ class _Loader:
         # Advancing a list's iterator is atomic, so the lanes share it without a lock.
         self._ranges = iter(ranges)
         self._window = max(work.target.blob.extent(work.first, work.last) for work in ranges)
+        chunk = max(min(target.blob.file.size, target.blob.file.chunk_size) for target in targets)
         # A chunk may be longer than a range should be; the memory for all of them stays what was asked for.
-        self._lanes = max(1, min(in_flight, len(ranges), in_flight * range_bytes // max(self._window, 1)))
+        self._lanes = max(1, min(in_flight, len(ranges), in_flight * range_bytes // max(range_bytes, chunk)))
         self._scratches: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(min(worker_count(), self._lanes)):
-            self._scratches.put(lanes.scratch(min(self._window, max(t.blob.file.chunk_size for t in targets))))
+            self._scratches.put(lanes.scratch(chunk))
         self._meter = meter
 
     def run(self) -> None:

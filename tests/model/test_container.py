@@ -1,17 +1,24 @@
+import itertools
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from ephemeralml.crypto.data_key import SecretBytes
 from ephemeralml.errors import RejectedError, UnavailableError
+from ephemeralml.model import lanes
 from ephemeralml.model.container import load_files
+from ephemeralml.model.hashing import worker_count
 from ephemeralml.model.package import Package
 from ephemeralml.model.roles import Role
 from ephemeralml.model.verify import VerifiedManifest, verify_manifest
 from ephemeralml.storage.file import FileStorage
 from tests.fakes import tiny_bert
 from tests.fakes.descriptors import open_descriptors
-from tests.fakes.packages import PUBLISHER, signed_package
+from tests.fakes.key_source import OneKey
+from tests.fakes.packages import PUBLISHER, data_key, encrypted_package, signed_package
 
 
 @pytest.fixture
@@ -144,3 +151,124 @@ def test_progress_ends_with_everything(folder: Path) -> None:
         for file in load_files(verified(folder), package, progress=Watcher()).values():
             file.close()
     assert calls[-1][0] == calls[-1][1] == sum(file.size for file in verified(folder).manifest.files)
+
+
+class Watching(FileStorage):
+    """Notes what is read, how much of it at once, and by whom."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reads: list[tuple[str, int, int]] = []
+        self.threads: set[str] = set()
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        with self.lock:
+            self.reads.append((key, start, len(buffer)))
+            self.threads.add(threading.current_thread().name)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(0.002)
+        super().read_into(key, start, buffer)
+        with self.lock:
+            self.at_once -= 1
+
+
+def load_watched(folder: Path, dek: SecretBytes | None = None, **options: int) -> Watching:
+    store = Watching(folder)
+    for file in load_files(verified(folder), store, dek=dek, **options).values():
+        file.close()
+    return store
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> tuple[Path, SecretBytes]:
+    keys = OneKey()
+    folder = encrypted_package(tmp_path, keys=keys, shape=tiny_bert.Shape(layers=6, intermediate=128))
+    return folder, data_key(folder, keys)
+
+
+def test_ranges_are_whole_chunks_and_every_byte_is_read_once(sealed: tuple[Path, SecretBytes]) -> None:
+    folder, dek = sealed
+    store = load_watched(folder, dek, range_bytes=2 * 65_536 + 5)
+    file = verified(folder).manifest.file("model.safetensors")
+    stride = 65_536 + 16
+    found = sorted((start, length) for key, start, length in store.reads if key == file.blob)
+    assert found == [(0, 96), (96, 2 * stride), (96 + 2 * stride, file.blob_size - 96 - 2 * stride)]
+
+
+def test_a_range_is_at_least_a_chunk(folder: Path) -> None:
+    store = load_watched(folder, range_bytes=1)
+    blob = verified(folder).manifest.file("model.safetensors").blob
+    assert sorted(start for key, start, _ in store.reads if key == blob) == [0, 65_536, 131_072]
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+def test_so_many_ranges_are_in_flight_and_no_more(sealed: tuple[Path, SecretBytes], in_flight: int) -> None:
+    folder, dek = sealed
+    store = load_watched(folder, dek, in_flight=in_flight, range_bytes=65_536)
+    assert store.most_at_once == len(store.threads) == in_flight
+    assert all(name.startswith("load") for name in store.threads)
+
+
+def test_files_share_the_lanes(tmp_path: Path) -> None:
+    """Small files are fetched beside each other, not one after the other."""
+    assert load_watched(signed_package(tmp_path)).most_at_once > 2
+
+
+def test_chunks_longer_than_a_range_take_no_more_memory(
+    sealed: tuple[Path, SecretBytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, dek = sealed
+    taken: list[int] = []
+    real = lanes.scratch
+    monkeypatch.setattr(lanes, "scratch", lambda size: taken.append(size) or real(size))
+    load_watched(folder, dek, in_flight=4, range_bytes=40_000)
+    window = 65_536 + 16
+    assert sum(size for size in taken if size >= window) <= 4 * 40_000 + worker_count() * window
+
+
+def test_different_bytes_at_every_reading_end_in_a_refusal(sealed: tuple[Path, SecretBytes]) -> None:
+    class Restless(FileStorage):
+        def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+            super().read_into(key, start, buffer)
+            if start >= 96:
+                buffer[next(turns) % len(buffer)] ^= 1
+
+    folder, dek = sealed
+    turns = itertools.count()
+    for _ in range(3):
+        with pytest.raises(RejectedError) as caught:
+            load_files(verified(folder), Restless(folder), dek=dek)
+        assert caught.value.code == "CHUNK_AUTH_FAILED"
+
+
+def test_an_error_does_not_wait_for_a_range_that_stalls_longer_than_it_must(folder: Path) -> None:
+    """Nobody may write to memory that was given back, so the stalled read is waited for, and no new one begins."""
+    begun: list[int] = []
+    failed = threading.Event()
+
+    class Stalling(FileStorage):
+        def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+            begun.append(start)
+            if len(begun) == 1:
+                assert failed.wait(10)
+                super().read_into(key, start, buffer)
+                return
+            failed.set()
+            raise UnavailableError("the network is gone")
+
+    with pytest.raises(UnavailableError, match="network is gone"):
+        load_files(verified(folder), Stalling(folder), in_flight=2, range_bytes=65_536)
+    assert len(begun) <= 3
+
+
+def test_plaintext_lies_in_sealed_memory_alone(sealed: tuple[Path, SecretBytes]) -> None:
+    folder, dek = sealed
+    with Package.open(folder) as package:
+        loaded = load_files(verified(folder), package, dek=dek)
+    for file in loaded.values():
+        with pytest.raises(PermissionError):
+            os.pwrite(file.fd, b"x", 0)
+        file.close()

@@ -81,6 +81,27 @@ def test_what_is_discarded_gives_its_descriptor_back() -> None:
     assert open_descriptors() == before
 
 
+def test_parts_are_written_anywhere_and_in_any_order() -> None:
+    destination = Destination(10_000)
+    destination.write(5_000, memoryview(b"b" * 5_000))
+    destination.write(0, memoryview(b"a" * 5_000))
+    destination.write(3, memoryview(b""))
+    file = destination.seal("x", Role.WEIGHTS)
+    assert bytes(file.view()) == b"a" * 5_000 + b"b" * 5_000
+    file.close()
+
+
+def test_memory_that_runs_out_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(12, "Cannot allocate memory")
+
+    destination = Destination(4)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UnavailableError, match="no memory for a file of 4 bytes"):
+        destination.write(0, memoryview(b"abcd"))
+    destination.discard()
+
+
 @pytest.mark.parametrize("size", [1 << 62, (1 << 63) - 1, 1 << 70])
 def test_an_impossible_size_is_unavailable_and_leaves_nothing(size: int) -> None:
     before = open_descriptors()
