@@ -1,6 +1,7 @@
 """The inputs of `ephemeralml enclave`: a first configuration, and the software authority that goes with one."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _MAKE = "`ephemeralml enclave init --attester local` makes one"
 
 LOCAL = "local"
 """The attester of a software TEE, as the configuration names it."""
+DEFAULT_SERVICES = "vsock://3:8001"
+"""Where an enclave finds its host's services (nitro-platform section 6)."""
 DEFAULT_LISTEN = {LOCAL: "tcp://127.0.0.1:5005", "nsm": "vsock://any:5005"}
 """Where a runtime listens by default; only its relay talks to it."""
 
@@ -39,6 +42,12 @@ class FirstConfig:
     allow_plaintext: bool
     authority: Path | None
     """The software authority's folder; None on hardware."""
+    keys: tuple[str, ...] = ()
+    """Keys that may open packages."""
+    services: Address | None = None
+    """The host's services; None where packages are folders."""
+    packages: tuple[str, ...] = ()
+    """The packages' names there."""
 
     def source(self) -> bytes:
         """Return the configuration's bytes.
@@ -55,6 +64,9 @@ class FirstConfig:
             model_id=self.model,
             allow_plaintext=self.allow_plaintext,
             policy_version="local" if software else "1",
+            key_uris=self.keys,
+            services=str(self.services) if self.services is not None else None,
+            packages=self.packages,
         )
         try:
             RuntimeConfig.parse(source)
@@ -76,9 +88,20 @@ class FirstConfig:
         return [
             f"{_line('enclave', 'measure', *config, '--json')} > measurements.json{inside}",
             _line("policy", "init", "--measurements", "measurements.json", *policy, "--out", "policy.json"),
-            f"{_line('enclave', 'run', *config, '--package', 'PACKAGE')}{inside}",
-            _line("host", "run", "--target", target),
+            f"{_line('enclave', 'run', *config, *(() if self.services else ('--package', 'PACKAGE')))}{inside}",
+            _line("host", "run", "--target", target, *self._host_options()),
         ]
+
+    def _host_options(self) -> list[object]:
+        """Return what `host run` needs to serve such an enclave."""
+        if self.services is None:
+            return []
+        options: list[object] = ["--services", self.services]
+        for name in self.packages or ("",):
+            options += ["--package", f"{name}=PACKAGE" if name else "PACKAGE"]
+        for key in self.keys:
+            options += ["--key", key]
+        return options
 
 
 def first_config(
@@ -90,6 +113,9 @@ def first_config(
     listen: str | None,
     allow_plaintext: bool | None,
     authority: Path | None,
+    keys: Sequence[str] = (),
+    services: str | None = None,
+    packages: Sequence[str] = (),
 ) -> FirstConfig:
     """Check the options of `enclave init` and fill in what they leave out.
 
@@ -107,8 +133,23 @@ def first_config(
     folder = (authority or out.parent / AUTHORITY_FOLDER) if software else None
     if folder is not None:
         _check_room(folder)
-    plaintext = software if allow_plaintext is None else allow_plaintext
-    return FirstConfig(out, attester, publisher, model, address, plaintext, folder)
+    plaintext = software and not keys if allow_plaintext is None else allow_plaintext
+    found = _services(services, keys, packages, software=software)
+    return FirstConfig(out, attester, publisher, model, address, plaintext, folder, tuple(keys), found, tuple(packages))
+
+
+def _services(text: str | None, keys: Sequence[str], packages: Sequence[str], *, software: bool) -> Address | None:
+    """Return where the host's services are; an enclave on hardware always finds them at the same place."""
+    if text is not None:
+        return parse_address("--services", text)
+    needed = "--key" if keys else "--package-name" if packages else None
+    if needed is None:
+        return None
+    if software:
+        raise console.usage(
+            f"{needed} needs --services", hint="say where `host run --services` will listen, such as unix:///…"
+        )
+    return parse_address("--services", DEFAULT_SERVICES)
 
 
 def _check_room(folder: Path) -> None:

@@ -12,6 +12,8 @@ from ephemeralml.cli.exit_codes import Exit, ExitCode
 from ephemeralml.errors import EphemeralError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from ephemeralml.enclave.boot_report import StepReport
@@ -59,13 +61,27 @@ _Plaintext = Annotated[
     bool | None,
     typer.Option(
         "--allow-plaintext/--no-allow-plaintext",
-        help="Whether packages that are not encrypted may run. Default: with the software TEE alone",
+        help="Whether packages that are not encrypted may run. Default: with the software TEE and no --key",
     ),
+]
+_Key = Annotated[
+    list[str] | None,
+    typer.Option("--key", metavar="URI", help="A KMS key that may open encrypted packages; repeatable."),
+]
+_Services = Annotated[
+    str | None,
+    typer.Option(
+        "--services", metavar="ADDR", help="Where `host run --services` listens. Default: with nsm and --key vsock://3:8001"
+    ),
+]
+_PackageName = Annotated[
+    list[str] | None,
+    typer.Option("--package-name", metavar="NAME", help="A package's name there; repeatable. Default: one without"),
 ]
 
 
 @app.command()
-def init(
+def init(  # noqa: PLR0917 - one parameter per option
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it, for instance enclave.toml.")],
     attester: Annotated[
         AttesterKind,
@@ -78,6 +94,9 @@ def init(
     listen: _Listen = None,
     authority: _NewAuthority = None,
     allow_plaintext: _Plaintext = None,
+    key: _Key = None,
+    services: _Services = None,
+    package_name: _PackageName = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite FILE; an authority is kept.")] = False,
 ) -> None:
     """Write a measured configuration to start from, with the software TEE's authority.
@@ -97,6 +116,9 @@ def init(
         listen=listen,
         allow_plaintext=allow_plaintext,
         authority=authority,
+        keys=key or (),
+        services=services,
+        packages=package_name or (),
     )
     source = wanted.source()
     root = enclave_inputs.make_authority(wanted.authority) if wanted.authority is not None else None
@@ -138,7 +160,7 @@ def run(
             raise console.usage(f"the package {str(folder)!r} is no folder")
     if authority is not None and nsm_socket is not None:
         raise console.usage("--authority and --nsm-socket exclude each other")
-    authority = _authority_of(config, authority, nsm_socket)
+    authority = _check_inputs(config, package or (), authority, nsm_socket)
     _log_to_stderr()
     runtime = boot(
         BootInputs(
@@ -210,16 +232,22 @@ def _require_file(path: Path) -> None:
         raise console.usage(f"the configuration {str(path)!r} is no file", hint="`ephemeralml enclave init` makes one")
 
 
-def _authority_of(config: Path, authority: Path | None, nsm_socket: Path | None) -> Path | None:
+def _check_inputs(
+    config: Path, packages: "Sequence[Path]", authority: Path | None, nsm_socket: Path | None
+) -> Path | None:
     """Return the software authority's folder; a configuration that cannot be read is the boot's to report."""
     from ephemeralml.cli.enclave_inputs import require_attester_inputs
     from ephemeralml.enclave.config import RuntimeConfig
 
     try:
-        attester = RuntimeConfig.load(config).attester
+        parsed = RuntimeConfig.load(config)
     except EphemeralError:
         return authority
-    return require_attester_inputs(config, attester, authority, nsm_socket)
+    if not packages and parsed.services is None:
+        raise console.usage(
+            "no package", hint="name a folder with --package, or the host's services in [services] of the configuration"
+        )
+    return require_attester_inputs(config, parsed.attester, authority, nsm_socket)
 
 
 def _show_step(report: "StepReport") -> None:
