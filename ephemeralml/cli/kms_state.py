@@ -78,15 +78,8 @@ def prepare(
 def print_made(made: list[Made]) -> None:
     """Print who was made."""
     document = {"schema": "ephemeralml.kms-principals/1", "principals": rendered(made)}
-    console.current().result(
-        document,
-        lambda out: (
-            [  # type: ignore[func-returns-value] # printed one by one
-                out.print(f"{one.arn}: {one.credentials}", markup=False, highlight=False) for one in made
-            ]
-            and None
-        ),
-    )
+    text = "\n".join(f"{one.arn}: {one.credentials}" for one in made)
+    console.current().result(document, lambda out: out.print(text, markup=False, highlight=False))
 
 
 def rendered(made: list[Made]) -> list[dict[str, str]]:
