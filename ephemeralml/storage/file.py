@@ -1,10 +1,12 @@
 """Objects as files below a folder."""
 
+import contextlib
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
+from io import RawIOBase
 from pathlib import Path
 
 from ephemeralml.errors import EphemeralError, UnavailableError
@@ -37,7 +39,17 @@ class FileStorage(Closing):
 
     def exists(self, key: str) -> bool:
         """Tell whether there is an object *key*."""
-        return self._path(key).is_file()
+        folder = -1
+        try:
+            folder, name = self._folder(key)
+            return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UnavailableError(f"cannot look for {key}: {error.strerror}") from error
+        finally:
+            if folder >= 0:
+                os.close(folder)
 
     def digest(self, key: str) -> bytes | None:
         """Return the SHA-256 of object *key*; a file system keeps none, so it is made."""
@@ -92,27 +104,28 @@ class FileStorage(Closing):
         return True
 
     def _store(self, key: str, stream: Iterable[bytes], *, replace: bool) -> None:
-        target = self._path(key)
-        temporary = None
+        temporary = f".part-{secrets.token_hex(8)}"
+        folder = fd = -1
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fd, temporary = tempfile.mkstemp(dir=target.parent, prefix=".part-")
-            with os.fdopen(fd, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
+            folder, name = self._folder(key, create=True)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=folder)
+            with os.fdopen(fd, "wb", buffering=0) as file:
                 for block in stream:
-                    file.write(block)
-                file.flush()
+                    _write_all(file, block)
                 os.fsync(file.fileno())
             if replace:
-                Path(temporary).replace(target)
-                temporary = None
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             else:
-                os.link(temporary, target)  # unlike a rename, a link replaces nothing
+                os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)  # unlike a rename, replaces nothing
+            os.fsync(folder)
         except OSError as error:
             raise UnavailableError(f"cannot store {key}: {error.strerror}") from error
         finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            if fd >= 0:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+            if folder >= 0:
+                os.close(folder)
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with *prefix*, in order."""
@@ -126,29 +139,38 @@ class FileStorage(Closing):
             raise UnavailableError(f"cannot list {str(self._root)!r}: {error.strerror}") from error
         yield from (key for key in found if key.startswith(prefix))
 
-    def _path(self, key: str) -> Path:
-        return self._root.joinpath(*check_key(key).split("/"))
-
-    def _open(self, key: str) -> int:
-        """Open *key* segment by segment, so that no link leads out of the folder."""
-        self._path(key)
-        *folders, name = key.split("/")
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        parent = fd = -1
+    def _folder(self, key: str, *, create: bool = False) -> tuple[int, str]:
+        """Open the folder of *key* segment by segment, so that no link leads out; return it and the last segment."""
+        *folders, name = check_key(key).split("/")
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+        if create:
+            self._root.mkdir(parents=True, exist_ok=True)
+        parent = os.open(self._root, flags)
         try:
-            parent = os.open(self._root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
             for folder in folders:
-                child = os.open(folder, flags | os.O_DIRECTORY, dir_fd=parent)
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=parent)
+                child = os.open(folder, flags | os.O_NOFOLLOW, dir_fd=parent)
                 os.close(parent)
                 parent = child
-            fd = os.open(name, flags, dir_fd=parent)
+        except OSError:
+            os.close(parent)
+            raise
+        return parent, name
+
+    def _open(self, key: str) -> int:
+        folder = -1
+        try:
+            folder, name = self._folder(key)
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         except FileNotFoundError as error:
             raise UnavailableError(f"there is no object {key}") from error
         except OSError as error:
             raise UnavailableError(f"cannot open {key}: {error.strerror}") from error
         finally:
-            if parent >= 0:
-                os.close(parent)
+            if folder >= 0:
+                os.close(folder)
         try:
             self._check(key, os.fstat(fd))
         except EphemeralError:
@@ -160,3 +182,10 @@ class FileStorage(Closing):
         if not stat.S_ISREG(found.st_mode):
             raise UnavailableError(f"{key} is no regular file")
         self._pins.note(key, Version(found.st_size, f"{found.st_dev}.{found.st_ino}.{found.st_mtime_ns}"))
+
+
+def _write_all(file: RawIOBase, block: bytes) -> None:
+    """Write *block* whole: an unbuffered write may stop before its end, as on a disk that fills."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]

@@ -1,4 +1,6 @@
+import hashlib
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +9,7 @@ import pytest
 
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.storage.file import FileStorage
+from ephemeralml.storage.sources import BytesSource
 
 if TYPE_CHECKING:
     from ephemeralml.storage.base import Storage
@@ -108,3 +111,45 @@ def test_keys_are_listed_by_prefix(storage: "Storage") -> None:
     assert list(storage.list("")) == ["blobs/a.raw", "manifest.json"]
     assert list(storage.list("blobs/")) == ["blobs/a.raw"]
     assert list(storage.list("x")) == []
+
+
+def test_what_is_stored_does_not_leave_by_a_link(storage: "Storage", root: Path) -> None:
+    (root / "folder").symlink_to(root.parent)
+    with pytest.raises(UnavailableError, match="cannot store folder/new"):
+        storage.write("folder/new", [b"x"])
+    assert not (root.parent / "new").exists()
+    assert not storage.exists("folder/outside")
+    (root / "link").symlink_to(root.parent / "outside")
+    assert not storage.exists("link")
+    assert storage.put("link", BytesSource(b"x"), sha256=hashlib.sha256(b"x").digest(), force=True)
+    assert (root.parent / "outside").read_bytes() == b"outside"
+
+
+def test_a_full_disk_leaves_nothing(storage: "Storage", root: Path) -> None:
+    """A limit on the size of files fails a write as a full disk does, in its middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    data = bytes(3 << 20)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(UnavailableError, match="cannot store blobs/new: File too large"):
+            storage.put("blobs/new", BytesSource(data), sha256=hashlib.sha256(data).digest())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (root / "blobs").iterdir()] == ["a.raw"]
+
+
+def test_a_store_is_made_when_it_is_written(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path / "not" / "yet")
+    assert not storage.exists("a")
+    storage.write("a/b", [b"x"])
+    assert storage.read("a/b", 0, 1) == b"x"
+    assert (tmp_path / "not" / "yet" / "a" / "b").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_replaced_between_two_reads_is_noticed(storage: "Storage", root: Path) -> None:
+    assert storage.read("blobs/a.raw", 0, 1) == b"0"
+    (root / "blobs" / "new").write_bytes(b"0123456789")
+    (root / "blobs" / "new").replace(root / "blobs" / "a.raw")
+    with pytest.raises(RejectedError) as caught:
+        storage.read("blobs/a.raw", 0, 1)
+    assert caught.value.code == "OBJECT_CHANGED"
