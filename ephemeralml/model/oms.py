@@ -147,10 +147,11 @@ def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
     except OSError as error:
         raise UnavailableError(f"cannot set up upstream verification: {error.strerror or 'no network'}") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise MalformedError(
-            f"the upstream's key or trust configuration: {_said(error)}",
-            hint="a key is an EC public key in PEM: P-256, P-384 or P-521",
-        ) from error
+        if isinstance(trust, KeyTrust):
+            raise MalformedError(
+                f"{str(trust.public_key)!r}: {_said(error)}", hint="an EC public key in PEM: P-256, P-384 or P-521"
+            ) from error
+        raise MalformedError(f"{str(trust.trust_config)!r} is no Sigstore trust configuration") from error
     except failure as error:
         raise _no_root(error) from error
     return config
