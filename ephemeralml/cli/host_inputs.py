@@ -123,9 +123,12 @@ def _source(source: str) -> PackageSource:
 
 def _opener(uri: str) -> "Callable[[], Storage]":
     from ephemeralml.storage.open import open_storage
+    from ephemeralml.storage.retry import Retries, RetryPolicy
 
+    # The enclave tries again by itself, so it hears of a failure before it takes silence for a stall.
+    retries = Retries(RetryPolicy(tries=4, stall=10.0, call_seconds=25.0))
     try:
-        open_storage(uri).close()
+        open_storage(uri, retries=retries).close()
     except MalformedError as error:
         raise console.usage(f"--package: {error.message}", hint=error.hint) from error
-    return lambda: open_storage(uri)
+    return lambda: open_storage(uri, retries=retries)

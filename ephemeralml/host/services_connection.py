@@ -15,8 +15,8 @@ from ephemeralml.host.http_request import MAX_HEAD_BYTES, ByteRange, Request, Re
 from ephemeralml.host.package_source import ChangedError, MissingError, OpenObject, PackageSource, split_path
 
 MAX_BODY_BYTES = 65_536
-PIECE_BYTES = 16 << 20
-"""What is read of a bucket's object at once: as much as a loader asks for at once."""
+PIECE_BYTES = 4 << 20
+"""What is read of a bucket's object before it is sent on: little enough that nobody takes the wait for a stall."""
 _POOLED = 16
 _RECEIVE_BYTES = 65_536
 

@@ -6,8 +6,11 @@ judges no document; `tests.fakes.kms_server` runs the one that does.
 """
 
 import contextlib
+import http.client
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ephemeralml.attestation.nitro import document as nitro
 from ephemeralml.crypto import cms
@@ -20,6 +23,25 @@ from ephemeralml.transport.address import Address
 from tests.fakes.key_source import OneKey
 
 KMS_PATH = "/kms/decrypt"
+BLOB = f"blobs/{'ab' * 32}.eml"
+
+
+class Client(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("services", timeout=10)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(10)
+        self.sock.connect(self._path)
+
+    def ask(self, method: str, target: str, body: bytes | None = None, **fields: str) -> tuple[int, Any, bytes]:
+        self.request(method, target, body, {name.replace("_", "-"): value for name, value in fields.items()})
+        response = self.getresponse()
+        return response.status, response.headers, response.read()
 
 
 class SealingKms:
@@ -47,7 +69,7 @@ def folders(packages: Mapping[str, Path]) -> dict[str, PackageSource]:
 
 @contextlib.contextmanager
 def services(
-    socket: Path,
+    path: Path,
     packages: Mapping[str, PackageSource],
     keys: Mapping[str, Releaser] | None = None,
     *,
@@ -55,9 +77,9 @@ def services(
     desks: Mapping[str, Desk] | None = None,
     change: Callable[[Offer], Offer] = lambda offer: offer,
 ) -> Iterator[Services]:
-    """Serve *packages* and *keys* at *socket* until the block ends."""
+    """Serve *packages* and *keys* on the socket *path* until the block ends."""
     every: dict[str, Desk] = {KMS_PATH: KeyDesk(keys or {}), **(desks or {})}
-    server = Services(Address.parse(f"unix://{socket}"), change(Offer(packages, every)), limits)
+    server = Services(Address.parse(f"unix://{path}"), change(Offer(packages, every)), limits)
     server.start()
     try:
         yield server
