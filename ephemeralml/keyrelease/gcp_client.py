@@ -132,9 +132,15 @@ class WorkloadCredentials(google_credentials.Credentials):
 
     def refresh(self, request: Any) -> None:  # noqa: ARG002 - ours takes nothing from the environment
         """Exchange a fresh token."""
-        with requests.Session() as session:
-            session.trust_env = False
-            self._exchange.refresh(Request(session))  # type: ignore[no-untyped-call]
+        try:
+            with requests.Session() as session:
+                session.trust_env = False
+                self._exchange.refresh(Request(session))  # type: ignore[no-untyped-call]
+        except (TypeError, ValueError, AttributeError) as error:
+            # What the library raises over an answer without the fields it should have.
+            raise RefreshError("the token service's answer does not parse") from error  # type: ignore[no-untyped-call]
+        if not isinstance(self._exchange.token, str):
+            raise RefreshError("the token service's answer holds no token")  # type: ignore[no-untyped-call]
         self.token, self.expiry = self._exchange.token, self._exchange.expiry
 
 

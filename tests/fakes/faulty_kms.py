@@ -58,7 +58,7 @@ def serving(*script: Answer) -> Iterator[FaultyKms]:
     service = FaultyKms(list(script))
 
     class Handler(QuietHandler):
-        def do_POST(self) -> None:
+        def post(self) -> None:
             service.requests.append((self.headers["X-Amz-Target"].partition(".")[2], json.loads(self.body())))
             service.next()(self)
 

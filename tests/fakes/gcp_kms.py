@@ -18,12 +18,12 @@ from tests.fakes.http_thread import QuietHandler
 from tests.fakes.launcher import DIGEST
 
 KEY = "projects/acme-prod/locations/europe-west3/keyRings/models/cryptoKeys/minilm"
-PUBLISHER_TOKEN = "token-of-the-publisher"  # noqa: S105
+PUBLISHER_TOKEN = "token-of-the-publisher"
 
 ENCRYPTER, DECRYPTER = "encrypter", "decrypter"
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     def __init__(self, code: int, status: str) -> None:
         super().__init__(status)
         self.code, self.status = code, status
@@ -46,23 +46,23 @@ class CloudKms:
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.subjects[PUBLISHER_TOKEN] = "publisher"  # noqa: S105
+        self.subjects[PUBLISHER_TOKEN] = "publisher"
 
     def handle(self, path: str, token: str, body: dict[str, Any]) -> dict[str, Any]:
         name, _, operation = path.removeprefix("/v1/").partition(":")
         owner = self.subjects.get(token)
         if owner is None:
-            raise Refusal(401, "UNAUTHENTICATED")
+            raise RefusedError(401, "UNAUTHENTICATED")
         if self.roles.get(owner) != {"encrypt": ENCRYPTER, "decrypt": DECRYPTER}[operation]:
-            raise Refusal(403, "PERMISSION_DENIED")
+            raise RefusedError(403, "PERMISSION_DENIED")
         if name != KEY:
-            raise Refusal(404, "NOT_FOUND")
+            raise RefusedError(404, "NOT_FOUND")
         if not self.enabled:
-            raise Refusal(400, "FAILED_PRECONDITION")
+            raise RefusedError(400, "FAILED_PRECONDITION")
         data = {part: base64.b64decode(body[part]) for part in body if not part.endswith("Crc32c")}
         for part, value in data.items():
             if part != "name" and int(body[f"{part}Crc32c"]) != google_crc32c.value(value):
-                raise Refusal(400, "INVALID_ARGUMENT")
+                raise RefusedError(400, "INVALID_ARGUMENT")
         return getattr(self, operation)(data)
 
     def encrypt(self, data: dict[str, bytes]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class CloudKms:
         try:
             plaintext = AESGCM(self.secret).decrypt(sealed[:12], sealed[12:], data.get("additionalAuthenticatedData"))
         except (InvalidTag, ValueError) as error:
-            raise Refusal(400, "INVALID_ARGUMENT") from error
+            raise RefusedError(400, "INVALID_ARGUMENT") from error
         return {
             "plaintext": base64.b64encode(plaintext).decode(),
             "plaintextCrc32c": str(google_crc32c.value(plaintext)),
@@ -115,7 +115,7 @@ def running(subjects: dict[str, str]) -> Iterator[CloudKms]:
     service = CloudKms(subjects)
 
     class Handler(QuietHandler):
-        def do_POST(self) -> None:
+        def post(self) -> None:
             body = json.loads(self.body())
             path = self.path.partition("?")[0]
             service.requests.append((path, body))
@@ -125,7 +125,7 @@ def running(subjects: dict[str, str]) -> Iterator[CloudKms]:
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             try:
                 document = service.handle(path, token, body)
-            except Refusal as error:
+            except RefusedError as error:
                 refuse(error.code, error.status)(self)
                 return
             if service.alter:

@@ -13,6 +13,12 @@ class QuietHandler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    def do_POST(self) -> None:
+        self.post()
+
+    def post(self) -> None:
+        raise NotImplementedError
+
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", "0")))
 

@@ -75,7 +75,7 @@ def running(path: Path) -> Iterator[Launcher]:
     launcher = Launcher()
 
     class Handler(QuietHandler):
-        def do_POST(self) -> None:
+        def post(self) -> None:
             request = json.loads(self.body())
             launcher.requests.append(request)
             time.sleep(launcher.delay)

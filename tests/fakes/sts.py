@@ -28,7 +28,7 @@ def condition(token: dict[str, Any]) -> bool:
         and "STABLE" in submods["confidential_space"].get("support_attributes", [])
         and submods["gce"]["project_id"] == "acme-prod"
         and "runtime@acme-prod.iam.gserviceaccount.com" in token["google_service_accounts"]
-        and submods["container"]["image_digest"] in [DIGEST]
+        and submods["container"]["image_digest"] == DIGEST
     )
 
 
@@ -82,7 +82,7 @@ def running() -> Iterator[TokenService]:
     service = TokenService()
 
     class Handler(QuietHandler):
-        def do_POST(self) -> None:
+        def post(self) -> None:
             form = {name: values[0] for name, values in parse_qs(self.body().decode()).items()}
             service.requests.append(form)
             if service.respond is not None:
