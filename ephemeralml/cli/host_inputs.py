@@ -9,6 +9,7 @@ from ephemeralml.cli import console
 from ephemeralml.cli.address_option import parse_address
 from ephemeralml.errors import MalformedError
 from ephemeralml.host.package_source import PACKAGE_NAME, FolderSource, PackageSource, StorageSource
+from ephemeralml.keyrelease.uris import KeyUri
 from ephemeralml.transport import Address, Scheme
 
 if TYPE_CHECKING:
@@ -88,6 +89,13 @@ def services_request(
             "services on vsock answer one enclave, and --target names none",
             hint="give --target vsock://CID:PORT, or listen on unix",
         )
+    for key in keys:
+        try:
+            KeyUri.parse_operator(key)
+        except MalformedError as error:
+            raise console.usage(f"--key: {error.message}", hint=error.hint) from error
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise console.usage(f"--kms-endpoint: {endpoint[:80]!a} is no http URL", hint="write https://HOST")
     return ServicesRequest(
         address=address,
         packages=_packages(packages),
@@ -130,5 +138,7 @@ def _opener(uri: str) -> "Callable[[], Storage]":
     try:
         open_storage(uri, retries=retries).close()
     except MalformedError as error:
-        raise console.usage(f"--package: {error.message}", hint=error.hint) from error
+        raise console.usage(
+            f"--package: {error.message}", hint=error.hint or "write s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+        ) from error
     return lambda: open_storage(uri, retries=retries)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.runner import run
+from tests.fakes.host_services import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,6 +139,10 @@ def test_the_help_says_what_an_option_takes() -> None:
         "--connect-timeout": "SECONDS",
         "--idle-timeout": "SECONDS",
         "--drain": "SECONDS",
+        "--services": "ADDR",
+        "--package": "[NAME=]SRC",
+        "--key": "URI",
+        "--kms-endpoint": "URL",
     }.items():
         line = next(line for line in text.splitlines() if f" {option} " in line)
         assert f" {value} " in line, line
@@ -169,3 +174,79 @@ def test_what_is_refused_before_anything_listens(arguments: tuple[str, ...], cod
     assert result.stdout == ""
     assert result.stderr.startswith(error)
     assert "hint: " in result.stderr
+
+
+# services
+
+KEY = "local:arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-000000000001"
+ENDPOINT = ("--kms-endpoint", "http://127.0.0.1:1")
+
+
+def test_services_beside_the_relay(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "manifest.json").write_bytes(b"{}")
+    services = f"unix://{tmp_path}/services"
+    options = ("--services", services, "--package", f"mine={tmp_path}/package", "--key", KEY, *ENDPOINT)
+    with _started(
+        "--target", f"unix://{tmp_path}/none", "--listen", "tcp://127.0.0.1:0", "--json", *options
+    ) as process:
+        assert _document(process)["services"] == services
+        client = Client(tmp_path / "services")
+        assert client.ask("GET", "/package/mine/manifest.json", Range="bytes=0-1")[::2] == (206, b"{}")
+        assert client.ask("GET", "/package/manifest.json")[0] == 404
+        status, _, body = client.ask("POST", "/kms/decrypt", b"{}")
+        assert (status, json.loads(body)) == (400, {"error": "MalformedRequest"})
+        client.close()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert "GET /package/manifest.json 404" in err
+        assert not (tmp_path / "services").exists()
+
+
+def test_services_in_text(tmp_path: Path) -> None:
+    services = f"unix://{tmp_path}/services"
+    with _started(
+        "--target", f"unix://{tmp_path}/x", "--listen", "tcp://127.0.0.1:0", "--quiet", "--services", services
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("relaying ")
+        assert process.stdout.readline() == f"services on {services}\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (("--package", "."), "error: --package needs --services"),
+        (("--key", KEY), "error: --key needs --services"),
+        (ENDPOINT, "error: --kms-endpoint needs --services"),
+        (("--services", "foo"), "error: --services: not an address: 'foo'"),
+        (("--services", "ws://h/v1/channel"), "error: the services do not listen on ws://"),
+        (("--services", "tcp://0.0.0.0:8001"), "error: --services: tcp://0.0.0.0:8001 would serve every machine"),
+        (("--services", "vsock://3:8001"), "error: services on vsock answer one enclave"),
+        (("--services", "unix:///tmp/s", "--package", "/nowhere/at/all"), "error: the package '/nowhere/at/all'"),
+        (("--services", "unix:///tmp/s", "--package", "."), "error: two packages have no name"),
+        (("--services", "unix:///tmp/s", "--package", "a=."), "error: two packages are called 'a'"),
+        (("--services", "unix:///tmp/s", "--package", "s3://"), "error: --package: 's3://' names no bucket"),
+        (("--services", "unix:///tmp/s", "--key", "arn:x", *ENDPOINT), "error: --key: not a key's URI"),
+        (("--services", "unix:///tmp/s", "--key", KEY, "--kms-endpoint", ""), "error: --kms-endpoint"),
+    ],
+)
+def test_services_that_cannot_be(options: tuple[str, ...], error: str) -> None:
+    twice = options[2:] if "two packages" in error else ()
+    result = run("host", "run", "--target", "tcp://127.0.0.1:9", "--listen", "tcp://127.0.0.1:0", *options, *twice)
+    assert result.exit_code == 2, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.startswith(error)
+    assert "hint: " in result.stderr
+
+
+def test_a_local_key_without_an_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_KMS", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    result = run("host", "run", "--target", "tcp://127.0.0.1:9", "--services", f"unix://{tmp_path}/s", "--key", KEY)
+    assert result.exit_code == 5
+    assert "no endpoint for" in result.stderr
+    assert "--kms-endpoint" in result.stderr

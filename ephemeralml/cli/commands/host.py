@@ -92,7 +92,7 @@ def run(  # noqa: PLR0917 - one per option
 ) -> None:
     """Relay bytes between clients and the enclave; parses nothing, sees no plaintext.
 
-    With --services it also hands the enclave its encrypted packages and passes its
+    It can also hand the enclave its encrypted packages and pass its
     key release on to the KMS, with this machine's credentials.
 
     Prints where it listens once it is ready, logs sizes and times to stderr, and
