@@ -57,6 +57,37 @@ def test_for_nitro(tmp_path: Path) -> None:
     assert result.json["next"][-1] == "ephemeralml host run --target vsock://CID:5005"
 
 
+KMS = "aws-kms:arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-000000000001"
+
+
+def test_keys_and_services_for_nitro(tmp_path: Path) -> None:
+    result = init(tmp_path, "--attester", "nsm", "--key", KMS, "--package-name", "mine", "--json")
+    assert result.exit_code == 0, result.stderr
+    made = config(tmp_path)
+    assert made.keys is not None
+    assert made.services is not None
+    assert (made.keys.uris, made.keys.bind_manifest) == ((KMS,), False)
+    assert (made.services.address, made.services.packages) == ("vsock://3:8001", ("mine",))
+    commands = [shlex.split(line.partition("   #")[0]) for line in result.json["next"]]
+    assert commands[2] == shlex.split("ephemeralml enclave run --config enclave.toml")
+    assert commands[3] == shlex.split(
+        f"ephemeralml host run --target vsock://CID:5005 --services vsock://3:8001 --package mine=PACKAGE --key {KMS}"
+    )
+
+
+def test_keys_and_services_for_the_software_tee(tmp_path: Path) -> None:
+    options = ("--attester", "local", "--services", "unix:///run/s", "--json")
+    result = init(tmp_path, *options, "--key", KMS)
+    assert result.exit_code == 0, result.stderr
+    made = config(tmp_path)
+    assert made.services is not None
+    assert (made.services.address, made.services.packages) == ("unix:///run/s", ("",))
+    assert not made.models.allow_plaintext, "a key is there to be used"
+    assert init(tmp_path, *options, "--force").exit_code == 0
+    assert config(tmp_path).keys is None
+    assert config(tmp_path).models.allow_plaintext
+
+
 def test_options(tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_text(f"{KEY}\n")
     result = run(
@@ -108,6 +139,12 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
         (("--attester", "local", "--authority", "file"), "the authority 'file' is no folder"),
         (("--attester", "local", "--authority", "full"), "'full' holds other files and no software root"),
         (("--attester", "local", "--authority", "x" * 300), "'xxxx"),
+        (("--attester", "local", "--key", KMS), "--key needs --services"),
+        (("--attester", "local", "--package-name", "x"), "--package-name needs --services"),
+        (("--attester", "nsm", "--services", "foo"), "--services: not an address: 'foo'"),
+        (("--attester", "nsm", "--services", "vsock://3:9000"), "'services.address' in the configuration: "),
+        (("--attester", "nsm", "--key", "aws-kms:x"), "'keys.uris' in the configuration: "),
+        (("--attester", "nsm", "--key", KMS, "--package-name", "a/b"), "'services.packages' in the configuration: "),
         (("--attester", "nsm", "--authority", "new"), "--authority is for the software TEE"),
         (("--attester", "local", "--out", "none/enclave.toml"), "the folder of 'none/enclave.toml' does not exist"),
     ],

@@ -40,6 +40,33 @@ def test_the_template_renders_and_parses() -> None:
     assert config.limits.total_body_bytes == 256 << 20
 
 
+KMS = "local:arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-000000000001"
+
+
+def test_keys_and_services_are_none_unless_named() -> None:
+    config = RuntimeConfig.parse(rendered())
+    assert config.keys is None
+    assert config.services is None
+
+
+def test_keys_and_services_render_and_parse() -> None:
+    config = RuntimeConfig.parse(
+        rendered(key_uris=(KMS,), bind_manifest=True, services="vsock://3:8001", packages=("a", ""))
+    )
+    assert config.keys is not None
+    assert config.services is not None
+    assert (config.keys.uris, config.keys.bind_manifest) == ((KMS,), True)
+    assert (config.services.address, config.services.packages) == ("vsock://3:8001", ("a", ""))
+    assert (config.services.stall_seconds, config.services.total_seconds) == (30.0, 900.0)
+    alone = RuntimeConfig.parse(rendered(services="unix:///run/s")).services
+    assert alone is not None
+    assert alone.packages == ("",)
+
+
+def with_services(line: str) -> bytes:
+    return rendered(services="unix:///run/s").replace(b"[services]\n", f"[services]\n{line}\n".encode())
+
+
 def test_odd_characters_survive_rendering() -> None:
     odd = 'a"b\\c\u202eé'
     assert RuntimeConfig.parse(rendered(issuer=odd)).issuer == odd
@@ -67,6 +94,22 @@ def test_odd_characters_survive_rendering() -> None:
         (rendered().replace(b"[engine]", b"[limits]\nidle_seconds = 301\n[engine]"), "idle_seconds"),
         (rendered().replace(b"[engine]", b"[limits]\nmax_body_bytes = true\n[engine]"), "max_body_bytes"),
         (rendered().replace(b"threads = 2", b'threads = "2"'), "threads"),
+        (rendered(key_uris=("local:x",)), "keys.uris"),
+        (rendered(key_uris=(KMS, KMS)), "named twice"),
+        (rendered(key_uris=(KMS.replace("key/", "alias/"),)), "alias"),
+        (rendered(key_uris=(KMS,)).replace(b"bind_manifest = false", b"bind = true"), "keys.bind"),
+        (rendered(key_uris=(KMS,)).replace(b"bind_manifest = false", b"bind_manifest = 1"), "keys.bind_manifest"),
+        (rendered(services="foo"), "services.address"),
+        (rendered(services="ws://h/v1/channel"), "services.address"),
+        (rendered(services="vsock://3:9000"), "platform's own"),
+        (rendered(services="vsock://3:10000"), "platform's own"),
+        (rendered(services="unix:///s", packages=("a", "a")), "named twice"),
+        (rendered(services="unix:///s", packages=("../a",)), "package's name"),
+        (rendered(services="unix:///s", packages=("blobs",)), "package's name"),
+        (rendered(services="unix:///s", packages=tuple(f"p{number}" for number in range(65))), "services.packages"),
+        (with_services("stall_seconds = 0"), "services.stall_seconds"),
+        (with_services("total_seconds = -1"), "services.total_seconds"),
+        (with_services("spare = 1"), "services.spare"),
         (b'clients = ["AB"]\n' + rendered(), "clients"),
         (b"\xff", "TOML"),
         (b"a = " + b"[" * 10_000, "TOML"),

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 from ephemeralml import clock
-from ephemeralml.attestation.evidence import AppraisalTime, ExpectedBinding, Format, MeasurementType, TimeBasis
+from ephemeralml.attestation.evidence import (
+    AppraisalTime,
+    Evidence,
+    ExpectedBinding,
+    Format,
+    MeasurementType,
+    TimeBasis,
+)
 from ephemeralml.attestation.local.authority import Authority
 from ephemeralml.attestation.local.measure import measure
 from ephemeralml.attestation.local.nsm import SoftwareNsm
 from ephemeralml.attestation.local.nsm_server import serve
+from ephemeralml.attestation.nitro import document as nitro
 from ephemeralml.attestation.policy import Policy
 from ephemeralml.attestation.verify import verify_evidence
 from ephemeralml.enclave.attesters.nitro import NitroAttester
@@ -77,6 +85,32 @@ def test_it_does_not_verify_for_another_session(device: NsmDevice) -> None:
         ).require()
 
 
+def test_a_release_document_carries_what_it_was_given(device: NsmDevice) -> None:
+    attester = NitroAttester(NsmClient(device), software=True)
+    raw = attester.attest_release(public_key=b"k" * 294, user_data=b"u" * 32, nonce=b"n" * 32)
+    document = nitro.parse(raw)
+    assert (document.public_key, document.user_data, document.nonce) == (b"k" * 294, b"u" * 32, b"n" * 32)
+    assert document.pcrs[0] == PCRS[0]
+
+
+def test_a_release_document_is_no_sessions_evidence(device: NsmDevice) -> None:
+    """Whoever replays it at a client finds the fields of no channel in it."""
+    wanted = binding()
+    attester = NitroAttester(NsmClient(device), software=True)
+    raw = attester.attest_release(
+        public_key=b"k" * 294, user_data=wanted.channel_binding or b"", nonce=wanted.nonce or b""
+    )
+    with pytest.raises(RejectedError):
+        verify_evidence(
+            Evidence(Format.LOCAL, raw),
+            expected=wanted,
+            policy=Policy.accept_local(roots=AUTHORITY.roots),
+            roots=AUTHORITY.roots,
+            at=now(),
+            live=True,
+        ).require()
+
+
 def test_the_modules_requests_through_the_ioctl(device: NsmDevice) -> None:
     client = NsmClient(device)
     described = client.describe()
@@ -98,8 +132,11 @@ def test_a_module_that_does_not_bind_is_named() -> None:
         def attestation(self, *, public_key: bytes | None, user_data: bytes | None, nonce: bytes | None) -> bytes:
             return frozen
 
+    attester = NitroAttester(Stuck(NsmDirect(module.handle)), software=True)
     with pytest.raises(UnavailableError, match="does not carry"):
-        NitroAttester(Stuck(NsmDirect(module.handle)), software=True).attest(binding())
+        attester.attest(binding())
+    with pytest.raises(UnavailableError, match="does not carry"):
+        attester.attest_release(public_key=b"k" * 32, user_data=b"", nonce=b"")
 
 
 def test_a_module_that_answers_no_document_is_malformed() -> None:
