@@ -1,10 +1,10 @@
-"""`ephemeralml bench core`: the options and what is written where."""
+"""`ephemeralml bench`: the options and what is written where."""
 
 from pathlib import Path
 
 import pytest
 
-from ephemeralml.bench import core
+from ephemeralml.bench import core, model
 from ephemeralml.bench.measure import Row, Section, Target
 from tests.cli.runner import run
 
@@ -13,7 +13,14 @@ from tests.cli.runner import run
 def quick_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """One part whose figure is known, so that output can be compared."""
     section = Section((Row("thing", 2.0, "ms", 2.0, 3.0, 7, "note"),), (Target("thing", 2.0, 1.0, "ms", at_most=True),))
-    monkeypatch.setattr(core, "_PARTS", (("thing", lambda *, quick: section),))
+    for bench in (core, model):
+        monkeypatch.setattr(bench, "_PARTS", (("thing", lambda *, quick: section),))
+
+
+@pytest.mark.usefixtures("quick_parts")
+@pytest.mark.parametrize("what", ["core", "model"])
+def test_each_bench_says_what_it_measured(what: str) -> None:
+    assert run("bench", what, "--json").json["what"] == what
 
 
 @pytest.mark.usefixtures("quick_parts")

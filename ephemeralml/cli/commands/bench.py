@@ -8,6 +8,8 @@ import typer
 from ephemeralml.cli import console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console as Printer
 
     from ephemeralml.bench.report import Report
@@ -19,22 +21,35 @@ app = typer.Typer(no_args_is_help=True, help="Measure this installation, print r
 def _group() -> None: ...
 
 
+_Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds: seconds, and more noise.")]
+_Chart = Annotated[Path | None, typer.Option(help="Also draw the targets to this .svg or .html file.")]
+_Force = Annotated[bool, typer.Option("--force", help="Overwrite the chart file.")]
+
+
 @app.command()
-def core(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: seconds, and more noise.")] = False,
-    chart: Annotated[Path | None, typer.Option(help="Also draw the targets to this .svg or .html file.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the chart file.")] = False,
-) -> None:
+def core(quick: _Quick = False, chart: _Chart = None, force: _Force = False) -> None:
     """Measure the main job: engine, whole path, handshake, verification, records."""
     from ephemeralml.bench import core as bench
 
+    _measure(bench.run, quick, chart, force)
+
+
+@app.command()
+def model(quick: _Quick = False, chart: _Chart = None, force: _Force = False) -> None:
+    """Measure model packages: containers, packaging, loads from an object store, memory."""
+    from ephemeralml.bench import model as bench
+
+    _measure(bench.run, quick, chart, force)
+
+
+def _measure(bench: "Callable[..., Report]", quick: bool, chart: Path | None, force: bool) -> None:
     out = console.current()
     if chart is not None:
         if chart.suffix not in {".svg", ".html"}:
             raise console.usage(f"cannot draw to {str(chart)!r}", hint="name a file that ends in .svg or .html")
         console.check_creatable(chart, force=force)
     with out.progress() as progress:
-        report = bench.run(progress, quick=quick)
+        report = bench(progress, quick=quick)
     if chart is not None:
         drawn = report.to_svg() if chart.suffix == ".svg" else report.to_html()
         console.write_file(chart, drawn.encode(), force=force)
