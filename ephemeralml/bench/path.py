@@ -19,7 +19,7 @@ from ephemeralml.bench.bare_peer import LENGTH, SECONDS
 from ephemeralml.bench.measure import Row, Section, Target, interleaved, quantile, row
 from ephemeralml.client.session import Session, connect
 from ephemeralml.crypto.keys import PrivateKey
-from ephemeralml.deploy.local import LocalPlan, demo_package, open_state, prepare
+from ephemeralml.deploy.local import LocalPlan, Offer, demo_package, open_authority, open_state, prepare
 from ephemeralml.enclave.config import render
 from ephemeralml.host.supervisor import Command, Supervisor
 from ephemeralml.progress import Silent
@@ -99,7 +99,7 @@ def _deployment() -> Iterator[_Deployment]:
     """Prepare what `deploy local` prepares, with a runtime that also answers bare."""
     with tempfile.TemporaryDirectory(prefix="ephemeralml-bench-") as folder, open_state(Path(folder)) as state:
         key, now = PrivateKey.generate(), clock.now()
-        package = demo_package(state, key, now=now, progress=Silent())
+        package = demo_package(state, key, None, now=now, progress=Silent())
         config = render(
             attester="local",
             security_mode="evaluation",
@@ -108,8 +108,8 @@ def _deployment() -> Iterator[_Deployment]:
             model_id="*",
             allow_plaintext=True,
         )
-        listen = ("tcp://127.0.0.1:0",)
-        plan = prepare(state, config=config, packages=(package,), publisher=key.public, listen=listen, now=now)
+        offer = Offer((package,), key.public, ("tcp://127.0.0.1:0",))
+        plan = prepare(state, open_authority(state, now), offer, config=config, now=now)
         way = Path(folder, "bare.sock")
         with Supervisor() as supervisor:
             said = supervisor.start(

@@ -27,7 +27,8 @@ from ephemeralml.clock import format_rfc3339
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.model.create import PackageRequest, create_package
 from ephemeralml.model.demo import DEMO_MODEL_ID, DEMO_MODEL_VERSION, demo_model_folder
-from ephemeralml.model.package import Package
+from ephemeralml.model.keys_file import MAX_KEYS_BYTES, parse_keys
+from ephemeralml.model.package import KEYS_NAME, Package
 from ephemeralml.model.sign import sign_package
 from ephemeralml.model.verify import VerifiedManifest, verify_manifest, verify_package
 from ephemeralml.progress import Progress
@@ -35,10 +36,12 @@ from ephemeralml.semver import SemVer
 
 if TYPE_CHECKING:
     from ephemeralml.crypto.keys import PrivateKey, PublicKey
+    from ephemeralml.keyrelease.base import OperatorKeys
 
 POLICY_LIFETIME = timedelta(days=7)
 """A development policy that somebody forgets does not last."""
 MAX_SOCKET_PATH = 107
+RUNTIME_SOCKET, SERVICES_SOCKET = "runtime.sock", "services.sock"
 SHORT_FOLDER = "/tmp"  # noqa: S108 - a folder of our own, mode 0700, is made in it
 _PINNED = (0, 1, 2)
 
@@ -81,9 +84,19 @@ class StateFolder:
         return self.path / "packages" / model_id
 
     @property
+    def keys(self) -> Path:
+        """The state of this deployment's key server."""
+        return self.path / "kms"
+
+    @property
     def listen(self) -> str:
         """The runtime's address."""
         return f"unix://{self.socket}"
+
+    @property
+    def services(self) -> str:
+        """The address of the host's services."""
+        return f"unix://{self.socket.with_name(SERVICES_SOCKET)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +135,11 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
             (path / "packages").mkdir(exist_ok=True)
             lock = stack.enter_context(open(path / "lock", "w", opener=_no_link))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            socket = path / "runtime.sock"
-            if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+            socket = path / RUNTIME_SOCKET
+            if len(os.fsencode(path / SERVICES_SOCKET)) > MAX_SOCKET_PATH:
                 # Below TMPDIR the name may be too long again; /tmp is where the standard puts such files.
                 short = stack.enter_context(tempfile.TemporaryDirectory(prefix="ephemeralml-", dir=SHORT_FOLDER))
-                socket = Path(short) / "runtime.sock"
+                socket = Path(short) / RUNTIME_SOCKET
         except BlockingIOError as error:
             raise UnavailableError(
                 f"another deployment runs from {str(folder)!r}", hint="stop it, or name another folder with --state"
@@ -164,14 +177,30 @@ def _no_link(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
-def demo_package(state: StateFolder, key: "PrivateKey", *, now: datetime, progress: Progress) -> Path:
-    """Package and sign the demo model, or return the package that an earlier run left whole.
+def open_authority(state: StateFolder, now: datetime) -> Authority:
+    """Return the software TEE's root; the first deployment from *state* makes it."""
+    kept = (state.authority / ROOT_CERTIFICATE).exists()
+    return Authority.load(state.authority) if kept else Authority.create(state.authority, at=now)
+
+
+def demo_package(
+    state: StateFolder, key: "PrivateKey", data_keys: "OperatorKeys | None", *, now: datetime, progress: Progress
+) -> Path:
+    """Encrypt and sign the demo model, or return the package that an earlier run left whole.
+
+    Args:
+        state: An open state folder.
+        key: The publisher's.
+        data_keys: Makes the package's data key; None leaves it unencrypted, for measuring.
+        now: When it is made.
+        progress: Told of each step.
 
     Raises:
         UnavailableError: The weights are not installed, or the disk is full.
     """
     out = state.package(DEMO_MODEL_ID)
-    if _intact(out, key.public):
+    wanted = (data_keys.uri,) if data_keys is not None else ()
+    if _intact(out, key.public) and key_uris((out,)) == wanted:
         return out
     request = PackageRequest(
         model_id=DEMO_MODEL_ID,
@@ -182,7 +211,7 @@ def demo_package(state: StateFolder, key: "PrivateKey", *, now: datetime, progre
     )
     if out.exists():
         shutil.rmtree(out)
-    create_package(demo_model_folder(), out, request, progress=progress)
+    create_package(demo_model_folder(), out, request, key_source=data_keys, progress=progress)
     progress.step("sign")
     sign_package(out, key)
     return out
@@ -198,6 +227,27 @@ def _intact(folder: Path, publisher: "PublicKey") -> bool:
     except (MalformedError, RejectedError, UnavailableError):
         return False
     return True
+
+
+def key_uris(packages: Sequence[Path]) -> tuple[str, ...]:
+    """Return the keys that open *packages*, in order; none where all are plaintext.
+
+    Raises:
+        MalformedError: A ``keys.json`` does not parse.
+        UnavailableError: One cannot be read.
+    """
+    found: list[str] = []
+    for folder in packages:
+        path = folder / KEYS_NAME
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_KEYS_BYTES + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UnavailableError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        found += [entry.key for entry in parse_keys(data)]
+    return tuple(dict.fromkeys(found))
 
 
 def read_models(packages: Sequence[Path], publisher: "PublicKey") -> tuple[VerifiedManifest, ...]:
@@ -219,15 +269,28 @@ def read_models(packages: Sequence[Path], publisher: "PublicKey") -> tuple[Verif
     return tuple(found.values())
 
 
-def prepare(
-    state: StateFolder,
-    *,
-    config: bytes,
-    packages: Sequence[Path],
-    publisher: "PublicKey",
-    listen: Sequence[str],
-    now: datetime,
-) -> LocalPlan:
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the runtime is to serve, and how it gets at it."""
+
+    packages: tuple[Path, ...]
+    """Signed packages."""
+    publisher: "PublicKey"
+    """Who signed them."""
+    listen: tuple[str, ...]
+    """The relay's addresses."""
+    keys: tuple[str, ...] = ()
+    """URIs of the keys that open them; none where all are plaintext."""
+    key_server: str | None = None
+    """Where those are; None for what the AWS SDK is configured for."""
+
+
+def package_names(packages: Sequence[Path]) -> tuple[str, ...]:
+    """Return what the host's services call *packages*: nothing for a single one."""
+    return ("",) if len(packages) == 1 else tuple(f"package-{number}" for number in range(1, len(packages) + 1))
+
+
+def prepare(state: StateFolder, authority: Authority, offer: Offer, *, config: bytes, now: datetime) -> LocalPlan:
     """Write configuration and policy, and return what to start.
 
     The policy pins what the runtime will measure: this installation and
@@ -235,10 +298,10 @@ def prepare(
 
     Args:
         state: An open state folder.
-        config: The measured configuration, with the runtime at `state.listen`.
-        packages: Signed packages.
-        publisher: Who signed them.
-        listen: The relay's addresses.
+        authority: Its root.
+        offer: What to serve.
+        config: The measured configuration, with the runtime at `StateFolder.listen`
+            and the host's services at `StateFolder.services`.
         now: When the policy begins.
 
     Raises:
@@ -246,29 +309,36 @@ def prepare(
         RejectedError: As `read_models`.
         UnavailableError: Something cannot be read or written.
     """
-    models = read_models(packages, publisher)
-    kept = (state.authority / ROOT_CERTIFICATE).exists()
-    authority = Authority.load(state.authority) if kept else Authority.create(state.authority, at=now)
+    models = read_models(offer.packages, offer.publisher)
     registers = {f"pcr{index}": value.hex() for index, value in measure(config, authority.id).items()}
-    document = _policy(authority, registers, models, publisher, now)
+    document = _policy(authority, registers, models, offer.publisher, now)
     Policy.parse(document, now=now)  # a policy that our own clients refuse must not be handed out
     _write(state.config, config)
     _write(state.policy, document)
-    with_packages = [argument for folder in packages for argument in ("--package", str(folder.absolute()))]
     return LocalPlan(
         state=state,
         models=models,
         registers=registers,
-        runtime=(
-            *("enclave", "run", "--config", str(state.config), "--authority", str(state.authority)),
-            *with_packages,
-            "--json",
-        ),
-        relay=(
-            *("host", "run", "--target", state.listen, "--json"),
-            *(argument for address in listen for argument in ("--listen", address)),
-        ),
+        runtime=("enclave", "run", "--config", str(state.config), "--authority", str(state.authority), "--json"),
+        relay=_relay(state, offer),
     )
+
+
+def _relay(state: StateFolder, offer: Offer) -> tuple[str, ...]:
+    named = zip(package_names(offer.packages), offer.packages, strict=True)
+    endpoint = ("--kms-endpoint", offer.key_server) if offer.key_server is not None else ()
+    return (
+        *("host", "run", "--target", state.listen, "--services", state.services, "--json"),
+        *(word for address in offer.listen for word in ("--listen", address)),
+        *(word for name, folder in named for word in ("--package", _named(name, folder))),
+        *(word for key in offer.keys for word in ("--key", key)),
+        *endpoint,
+    )
+
+
+def _named(name: str, folder: Path) -> str:
+    path = str(folder.absolute())
+    return f"{name}={path}" if name else path
 
 
 def _policy(

@@ -1,5 +1,6 @@
 """`ephemeralml demo`: the newcomer's first command, on the real weights, in processes of its own."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def test_everything_holds_and_hardware_is_not_claimed(story: dict[str, object]) 
     assert story["verified"] == ["verified, assurance document"] * 3
 
 
+def test_the_model_was_encrypted_under_the_key_that_is_named(story: dict[str, object], kept: Path) -> None:
+    package = kept / "state" / "packages" / "minilm-l6-v2"
+    (entry,) = json.loads((package / "keys.json").read_text())
+    assert story["key"] == entry["key"]
+    assert entry["context"] == {"model_id": "minilm-l6-v2", "version": "1.0.0"}
+    blobs = list((package / "blobs").iterdir())
+    assert blobs
+    assert all(blob.read_bytes()[:8] == b"EMLCTNR1" for blob in blobs)
+
+
+def test_what_was_attested_is_what_the_policy_pins(story: dict[str, object], kept: Path) -> None:
+    (pinned,) = json.loads((kept / "state" / "policy.json").read_text())["local"]["allow"]
+    assert story["pcr0"] == pinned["pcr0"]
+
+
 def test_similar_sentences_are_similar(story: dict[str, object]) -> None:
     similarities = story["similarities"]
     assert isinstance(similarities, list)
@@ -45,6 +61,9 @@ def test_similar_sentences_are_similar(story: dict[str, object]) -> None:
         ("a receipt for another model", "MODEL_HASH_MISMATCH"),
         ("a relay that flips one bit of the answer", "CHANNEL_RECORD"),
         ("a software TEE under a production policy", "NITRO_CERT_CHAIN_INVALID, EVIDENCE_FORMAT_REJECTED"),
+        ("the key for another measurement", "KEY_RELEASE_DENIED"),
+        ("the key without attestation", "AccessDeniedException"),
+        ("the key with an edited document", "ValidationException"),
     ],
 )
 def test_each_attack_is_refused_for_its_own_reason(story: dict[str, object], attack: str, code: str) -> None:

