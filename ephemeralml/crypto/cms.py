@@ -7,6 +7,7 @@ Nothing here is authenticated: whoever has the public key can make a message
 that opens. What the secret opens must be judged by other means.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from itertools import product
@@ -20,8 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.padding import PKCS7
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-from cryptography.x509 import SubjectKeyIdentifier
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from ephemeralml.crypto import ber
 from ephemeralml.crypto.ber import Element
@@ -86,6 +86,11 @@ def _oaep() -> OAEP:
     return OAEP(mgf=MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
 
+def _key_identifier(key: RSAPublicKey) -> bytes:
+    """As long as the one in AWS's messages; whose hash theirs is, is not documented, and nobody reads it."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
 def recipient_key(spki: bytes) -> RSAPublicKey:
     """Read the public key that an attestation document names as recipient.
 
@@ -127,7 +132,7 @@ def wrap(recipient: RSAPublicKey | bytes, plaintext: bytes, *, constructed: bool
     wipe_bytes(cek)
     recipient_info = _sequence(
         ber.encode(ber.INTEGER, b"\x02"),
-        ber.encode(_IMPLICIT_0, SubjectKeyIdentifier.from_public_key(key).digest),
+        ber.encode(_IMPLICIT_0, _key_identifier(key)),
         _OAEP_WRITTEN,
         ber.encode(ber.OCTET_STRING, encrypted_key),
     )
