@@ -5,6 +5,7 @@ configuration (``AWS_ENDPOINT_URL_S3``, ``STORAGE_EMULATOR_HOST``), never from t
 a name that somebody hands over cannot send credentials to a host of theirs.
 """
 
+import os
 import re
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -26,7 +27,8 @@ def open_storage(uri: str, *, retries: Retries | None = None, state: Path | None
         uri: ``file:///folder``, a path, ``s3://bucket/prefix``, ``gs://bucket/prefix``, or, to read,
             ``https://host/path``.
         retries: How patient to be, and the deadline of everything done with it.
-        state: A private folder where unfinished uploads to GCS are noted, to go on after a restart.
+        state: A private folder where unfinished uploads to GCS are noted, to go on after a restart;
+            ``ephemeralml/uploads`` below ``XDG_STATE_HOME`` if it is not given.
 
     Raises:
         MalformedError: *uri* is no such name.
@@ -45,13 +47,22 @@ def open_storage(uri: str, *, retries: Retries | None = None, state: Path | None
         case "gs":
             from ephemeralml.storage.gcs import GcsStorage
 
-            return GcsStorage(*_bucket(uri), retries=retries, state=state)
+            return GcsStorage(*_bucket(uri), retries=retries, state=state or _state_folder())
         case "http" | "https":
             return _server(uri, retries)
         case _:
-            raise MalformedError(
-                f"{ascii(uri)[:96]} names no place", hint="use a path, file://, s3://, gs:// or https://"
-            )
+            raise MalformedError(f"{_shown(uri)} names no place", hint="use a path, file://, s3://, gs:// or https://")
+
+
+def _shown(uri: str) -> str:
+    """Return *uri* for a message: without what may be a password or a signature."""
+    before, mark, after = uri.partition("@")
+    plain = f"{before.partition('://')[0]}://…@{after}" if mark else uri
+    return ascii(plain.partition("?")[0])[:96]
+
+
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ephemeralml" / "uploads"
 
 
 def _folder(path: str) -> Storage:
@@ -65,7 +76,7 @@ def _folder(path: str) -> Storage:
 def _file_path(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
-        raise MalformedError(f"{ascii(uri)[:96]} names no folder", hint="write file:///absolute/path")
+        raise MalformedError(f"{_shown(uri)} names no folder", hint="write file:///absolute/path")
     return unquote(parts.path)
 
 
@@ -73,7 +84,7 @@ def _bucket(uri: str) -> tuple[str, str]:
     bucket, _, prefix = uri.partition("://")[2].partition("/")
     prefix = prefix.rstrip("/")
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
-        raise MalformedError(f"{ascii(uri)[:96]} names no bucket")
+        raise MalformedError(f"{_shown(uri)} names no bucket")
     if prefix:
         check_key(prefix)
     return bucket, prefix
@@ -89,9 +100,9 @@ def _server(uri: str, retries: Retries | None) -> Storage:
     except ValueError:
         port = -1
     if not host or port == -1 or "@" in parts.netloc or parts.query or parts.fragment:
-        raise MalformedError(f"{ascii(uri)[:96]} is no https URL of a folder")
+        raise MalformedError(f"{_shown(uri)} is no https URL of a folder")
     if parts.scheme == "http" and host not in _LOOPBACK:
-        raise MalformedError(f"{ascii(uri)[:96]}: http works on this machine only", hint="use https")
+        raise MalformedError(f"{_shown(uri)}: http works on this machine only", hint="use https")
     path = parts.path.strip("/")
     if path:
         check_key(unquote(path))

