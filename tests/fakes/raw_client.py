@@ -85,6 +85,8 @@ class RawClient:
         self.close_reason: CloseReason | None = None
         self.says_close = True
         """Whether the server's close is answered, as it should be."""
+        self.expected_model = ""
+        """``id@version`` that receipts must name; the only model where there is one."""
         self.receipts = 0
         self.captured = bytearray()
         self._next = 1
@@ -135,7 +137,8 @@ class RawClient:
             return
         assert self.offer is not None
         assert self.verified is not None
-        entry = self.offer.identity.models[0]
+        models = self.offer.identity.models
+        entry = next((model for model in models if f"{model.id}@{model.version}" == self.expected_model), models[0])
         answer.receipt = verify_live(
             answer.end.receipt,
             session_key=self.offer.receipt_key,
