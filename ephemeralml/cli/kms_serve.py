@@ -86,9 +86,9 @@ def run(chosen: Plan, folder: Path, source: KeySource, made: list[kms_state.Made
     """Serve until a signal; see `ephemeralml kms serve`."""
     if chosen.make_authority:
         Authority.create(chosen.authority)
-    roots = _roots(chosen.trust, chosen.authority)
     _log_to_stderr()
     with exclusive(folder), states.opened(folder, source) as opened:
+        roots = _roots(chosen.trust, chosen.authority)
         desk = Desk(opened.store, opened.names, roots, chosen.max_document_age, chosen.cms_forms)
         audit = AuditLog.open(states.audit_path(folder), states.known_head(opened.store))
         asyncio.run(_serve(chosen, desk, audit, made))

@@ -32,7 +32,9 @@ def test_what_it_says(authority: Authority) -> None:
     assert abs(found.timestamp - NOW) < timedelta(milliseconds=2)
 
 
-@pytest.mark.parametrize("fault", [Fault.ZERO_PCR, Fault.STALE_TIME, Fault.FUTURE_TIME, Fault.WRONG_NONCE, Fault.TAGGED])
+@pytest.mark.parametrize(
+    "fault", [Fault.ZERO_PCR, Fault.STALE_TIME, Fault.FUTURE_TIME, Fault.WRONG_NONCE, Fault.TAGGED]
+)
 def test_what_is_left_to_others(authority: Authority, fault: Fault) -> None:
     assert authentic_document(made(authority, fault), roots=authority.roots, at=NOW)
 

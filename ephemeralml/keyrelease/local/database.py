@@ -164,6 +164,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        raise UnavailableError(f"no key server's state at {folder}", hint="make it with --init") from error
     except OSError as error:
         raise UnavailableError(f"cannot use the state in {folder}: {error.strerror}") from error
     try:

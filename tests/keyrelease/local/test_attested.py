@@ -215,9 +215,9 @@ class TestDocument:
     ) -> None:
         client = kms.client("parent")
         sealed = [
-            client.decrypt(
-                KeyId=key, CiphertextBlob=wrapped[1], EncryptionContext=CONTEXT, Recipient=boot.recipient()
-            )["CiphertextForRecipient"]
+            client.decrypt(KeyId=key, CiphertextBlob=wrapped[1], EncryptionContext=CONTEXT, Recipient=boot.recipient())[
+                "CiphertextForRecipient"
+            ]
             for _ in range(4)
         ]
         assert [b"\xa0\x80\x04" in one[-70:] for one in sealed] in ([True, False] * 2, [False, True] * 2)
@@ -244,7 +244,10 @@ class TestDocument:
         key = client.create_key()["KeyMetadata"]["Arn"]
         made = client.generate_data_key(KeyId=key, NumberOfBytes=1_000, Recipient=boot.recipient())
         assert "Plaintext" not in made
-        assert boot.open(made["CiphertextForRecipient"]) == client.decrypt(CiphertextBlob=made["CiphertextBlob"])["Plaintext"]
+        assert (
+            boot.open(made["CiphertextForRecipient"])
+            == client.decrypt(CiphertextBlob=made["CiphertextBlob"])["Plaintext"]
+        )
         random = client.generate_random(NumberOfBytes=24, Recipient=boot.recipient())
         assert "Plaintext" not in random
         assert len(boot.open(random["CiphertextForRecipient"])) == 24

@@ -35,7 +35,9 @@ def test_there_and_back() -> None:
     assert decrypt(MATERIAL, parsed, dict(reversed(CONTEXT.items()))) == b"plaintext"
 
 
-@pytest.mark.parametrize("context", [{}, {**CONTEXT, "x": ""}, {"model_id": "a", "version": "1"}, {**CONTEXT, "Version": "1"}])
+@pytest.mark.parametrize(
+    "context", [{}, {**CONTEXT, "x": ""}, {"model_id": "a", "version": "1"}, {**CONTEXT, "Version": "1"}]
+)
 def test_other_contexts(context: dict[str, str]) -> None:
     with pytest.raises(RejectedError):
         decrypt(MATERIAL, Ciphertext.parse(_made()), context)
@@ -56,7 +58,6 @@ def test_not_ours(data: bytes) -> None:
 @pytest.mark.fuzz
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda data: b"EMLK\x01" + data))
 def test_only_our_errors_leave(data: bytes) -> None:
-    try:
+    with pytest.raises((MalformedError, RejectedError)) as caught:
         decrypt(MATERIAL, Ciphertext.parse(data), {})
-    except (MalformedError, RejectedError) as error:
-        assert error.code == "InvalidCiphertextException"
+    assert caught.value.code == "InvalidCiphertextException"

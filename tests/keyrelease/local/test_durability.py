@@ -68,7 +68,11 @@ def test_kill_at_any_point(tmp_path: Path) -> None:
 
 def _check(server: KmsServer, writers: list[_Writer]) -> None:
     client = server.client()
-    listed = {one["AliasName"]: one["TargetKeyId"] for page in client.get_paginator("list_aliases").paginate() for one in page["Aliases"]}
+    listed = {
+        one["AliasName"]: one["TargetKeyId"]
+        for page in client.get_paginator("list_aliases").paginate()
+        for one in page["Aliases"]
+    }
     keys = {one["KeyArn"] for page in client.get_paginator("list_keys").paginate() for one in page["Keys"]}
     assert {key.rpartition("/")[2] for key in keys} >= set(listed.values())
     for writer in writers:

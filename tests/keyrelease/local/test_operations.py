@@ -33,7 +33,11 @@ class TestCreateKey:
         made = admin.create_key(Description="für Modelle", Tags=[{"TagKey": "team", "TagValue": "a"}])["KeyMetadata"]
         assert made["Arn"] == f"arn:aws:kms:{kms.region}:{kms.account}:key/{made['KeyId']}"
         assert (made["KeyState"], made["Enabled"], made["Origin"]) == ("Enabled", True, "AWS_KMS")
-        assert (made["KeySpec"], made["KeyUsage"], made["MultiRegion"]) == ("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT", False)
+        assert (made["KeySpec"], made["KeyUsage"], made["MultiRegion"]) == (
+            "SYMMETRIC_DEFAULT",
+            "ENCRYPT_DECRYPT",
+            False,
+        )
         assert abs(made["CreationDate"] - datetime.now(UTC)) < timedelta(minutes=1)
         assert admin.describe_key(KeyId=made["KeyId"])["KeyMetadata"] == made
         assert admin.list_resource_tags(KeyId=made["KeyId"])["Tags"] == [{"TagKey": "team", "TagValue": "a"}]
@@ -192,7 +196,8 @@ class TestData:
             admin.encrypt(KeyId=key, Plaintext=b"x", EncryptionAlgorithm="RSAES_OAEP_SHA_256")
 
     @pytest.mark.parametrize(
-        ("fields", "size"), [({"KeySpec": "AES_256"}, 32), ({"KeySpec": "AES_128"}, 16), ({"NumberOfBytes": 1_024}, 1_024)]
+        ("fields", "size"),
+        [({"KeySpec": "AES_256"}, 32), ({"KeySpec": "AES_128"}, 16), ({"NumberOfBytes": 1_024}, 1_024)],
     )
     def test_data_keys(self, admin: "KMSClient", key: str, fields: Any, size: int) -> None:
         made = admin.generate_data_key(KeyId=key, EncryptionContext={"a": "b"}, **fields)
@@ -240,9 +245,7 @@ class TestData:
         with refused("AccessDeniedException"):
             admin.re_encrypt(CiphertextBlob=wrapped, DestinationKeyId=target)
         with refused("AccessDeniedException"):
-            admin.re_encrypt(
-                CiphertextBlob=blob, SourceEncryptionContext={"a": "1"}, DestinationKeyId=gated
-            )
+            admin.re_encrypt(CiphertextBlob=blob, SourceEncryptionContext={"a": "1"}, DestinationKeyId=gated)
 
     def test_dry_runs_change_and_return_nothing(self, admin: "KMSClient", key: str) -> None:
         blob = admin.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]

@@ -89,7 +89,9 @@ class TestIncomplete:
         authorization = headers["authorization"]
         names = authorization.partition("SignedHeaders=")[2].partition(",")[0]
         fewer = ";".join(one for one in names.split(";") if one != name)
-        refused("IncompleteSignatureException", request({**headers, "authorization": authorization.replace(names, fewer)}))
+        refused(
+            "IncompleteSignatureException", request({**headers, "authorization": authorization.replace(names, fewer)})
+        )
 
     def test_an_amz_header_that_was_added(self) -> None:
         refused("IncompleteSignatureException", request({**signed(), "x-amz-extra": "1"}))
@@ -131,10 +133,15 @@ class TestInvalid:
     def test_another_region(self) -> None:
         refused("InvalidSignatureException", request(signed(region="us-east-1")))
 
-    @pytest.mark.parametrize(("old", "new"), [("/kms/", "/s3/"), ("aws4_request", "aws4"), ("/20261120/", "/20261119/")])
+    @pytest.mark.parametrize(
+        ("old", "new"), [("/kms/", "/s3/"), ("aws4_request", "aws4"), ("/20261120/", "/20261119/")]
+    )
     def test_another_scope(self, old: str, new: str) -> None:
         headers = signed()
-        refused("InvalidSignatureException", request({**headers, "authorization": headers["authorization"].replace(old, new)}))
+        refused(
+            "InvalidSignatureException",
+            request({**headers, "authorization": headers["authorization"].replace(old, new)}),
+        )
 
     @pytest.mark.parametrize("by", [timedelta(minutes=5, seconds=1), -timedelta(minutes=5, seconds=1)])
     def test_another_time(self, by: timedelta) -> None:
@@ -175,7 +182,8 @@ def test_a_secret_is_not_shown() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([b"authorization", b"x-amz-date", b"host", b"content-type", b"x-amz-target"]) | st.binary(max_size=20),
+            st.sampled_from([b"authorization", b"x-amz-date", b"host", b"content-type", b"x-amz-target"])
+            | st.binary(max_size=20),
             st.binary(max_size=200) | st.text(max_size=60).map(lambda text: f"AWS4-HMAC-SHA256 {text}".encode()),
         ),
         max_size=12,

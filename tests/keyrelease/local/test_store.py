@@ -11,7 +11,6 @@ from ephemeralml.keyrelease.local import backup, database, principals, state
 from ephemeralml.keyrelease.local.names import Names, default_policy, new_key_id
 from ephemeralml.keyrelease.local.records import KeyRecord, KeyState
 from ephemeralml.keyrelease.local.state import KeySource
-from ephemeralml.keyrelease.local.store import Store
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 NAMES = Names("000000000000", "local")
@@ -75,9 +74,12 @@ class TestFolder:
             assert [one.name for one in opened.store.principals()] == ["administrator"]
 
     def test_one_server_at_a_time(self, folder: Path) -> None:
-        with database.exclusive(folder), pytest.raises(UnavailableError, match="another key server"):
-            with database.exclusive(folder):
-                pass
+        with (
+            database.exclusive(folder),
+            pytest.raises(UnavailableError, match="another key server"),
+            database.exclusive(folder),
+        ):
+            pass
 
     def test_nothing_secret_in_the_clear(self, folder: Path) -> None:
         key_id = add_key(folder)
@@ -193,7 +195,7 @@ class TestEnds:
     def test_a_key_whose_time_has_come_is_gone_with_everything(self, folder: Path) -> None:
         one = record(state=KeyState.PENDING_DELETION, deletion=NOW.timestamp() + 10, deletion_days=7)
         with state.opened(folder, FILE) as opened:
-            store: Store = opened.store
+            store = opened.store
             store.create_key(one, {"a": "b"})
             assert store.key(one.id, NOW.timestamp() + 9) == one
             assert store.key(one.id, NOW.timestamp() + 10) is None
