@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ephemeralml.model import envelope
+from ephemeralml.model import arrival, envelope
 from tests.cli.runner import Result, run
 from tests.fakes import s3_server
+from tests.fakes.faulty_proxy import Act, faulty_proxy
 from tests.fakes.key_source import OneKey
 from tests.fakes.packages import PUBLISHER, STRANGER, encrypted_package, signed_package
 from tests.fakes.s3_server import BUCKET, S3Server
@@ -207,6 +208,42 @@ def stop(self, key, *args, **options):
 S3Storage.put = stop
 run(["model", "upload", sys.argv[1], sys.argv[2]])
 """
+
+
+def test_an_interrupted_download_is_finished_by_the_same_command(
+    s3: S3Server, package: Path, place: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert upload(package, bucket).exit_code == 0
+    monkeypatch.setattr(arrival, "RANGE_BYTES", 4_096)
+    weights = max((package / "blobs").iterdir(), key=lambda path: path.stat().st_size).name
+    with faulty_proxy(s3.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        denied = proxy.break_(Act.STATUS, method="GET", part=weights, skip=4, times=1_000, count=403)
+        refused(download(bucket, place / "p"), 5, says=BUCKET)
+        part = place / "p.part"
+        assert {path.name for path in place.iterdir()} == {"p.part"}
+        kept = sum(path.stat().st_size for path in (part / "blobs").iterdir())
+        denied.times = 0
+        proxy.forget()
+        assert download(bucket, place / "p").exit_code == 0
+        blobs = sum(path.stat().st_size for path in (package / "blobs").iterdir())
+        small = sum((package / name).stat().st_size for name in ("manifest.json", "keys.json"))
+        assert proxy.downloaded == small + blobs - kept
+    assert files(place / "p") == files(package)
+    assert {path.name for path in place.iterdir()} == {"p"}
+
+
+def test_resets_and_503s_on_the_way_are_not_noticed(
+    s3: S3Server, package: Path, place: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty_proxy(s3.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        for method in ("PUT", "GET", "HEAD"):
+            proxy.break_(Act.RESET, method=method, skip=1)
+            proxy.break_(Act.STATUS, method=method, skip=3, count=503)
+        assert upload(package, bucket).exit_code == 0
+        assert download(bucket, place / "p").exit_code == 0
+    assert files(place / "p") == files(package)
 
 
 def test_an_interrupt_ends_with_its_own_code(package: Path, tmp_path: Path) -> None:
