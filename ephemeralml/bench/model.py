@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ephemeralml.bench import container_rates, machine, object_load, package_rates
+from ephemeralml.bench import cold_start, container_rates, machine, object_load, package_rates
 from ephemeralml.bench.measure import Section
 from ephemeralml.bench.report import Report
 from ephemeralml.progress import Progress
@@ -11,6 +11,7 @@ _PARTS: tuple[tuple[str, Callable[..., Section]], ...] = (
     ("containers", container_rates.measure),
     ("packages", package_rates.measure),
     ("object store", object_load.measure),
+    ("cold start", cold_start.measure),
 )
 
 
@@ -18,7 +19,8 @@ def run(progress: Progress, *, quick: bool) -> Report:
     """Measure every part in turn.
 
     Raises:
-        UnavailableError: The S3 server does not start, or there is no room for a model of 1 GiB.
+        UnavailableError: The S3 server does not start, there is no room for a
+            model of 1 GiB, or engine, key server or demo weights are not installed.
     """
     described = machine.describe()
     sections = []

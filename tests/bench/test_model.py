@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeralml.bench import container_rates, object_load, package_rates, synthetic_model
+from ephemeralml.bench import cold_start, container_rates, object_load, package_rates, synthetic_model
 from ephemeralml.bench.measure import Section
 from ephemeralml.model.container import load_files
 from ephemeralml.model.manifest import Suite
@@ -60,3 +60,10 @@ def test_a_process_that_loads_says_its_peak(tmp_path: Path) -> None:
     seconds, peak = package_rates._child(made.folder, key, bytes(made.dek.reveal()).hex())
     assert 0 < seconds < 60
     assert made.size < peak < 1 << 30
+
+
+@pytest.mark.slow
+def test_a_cold_start_ends_with_a_verified_receipt() -> None:
+    section = cold_start.measure(quick=True)
+    ready, first = section.rows
+    assert 0 < (ready.value or 0) < (first.value or 0) < 60
