@@ -87,7 +87,7 @@ def _oaep() -> OAEP:
 
 
 def _key_identifier(key: RSAPublicKey) -> bytes:
-    """As long as the one in AWS's messages; whose hash theirs is, is not documented, and nobody reads it."""
+    """SHA-256 of the SubjectPublicKeyInfo, as in AWS's messages; undocumented, and no recipient reads it."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 

@@ -16,6 +16,7 @@ def wipe_bytes(secret: bytes) -> None:
     object, and never looks at it again. Elsewhere than on CPython this does
     nothing.
     """
-    if sys.implementation.name == "cpython" and len(secret) >= _SHORTEST:
+    # A type with another layout must never come here by mistake: this writes to memory.
+    if sys.implementation.name == "cpython" and type(secret) is bytes and len(secret) >= _SHORTEST:
         # The octets begin before the terminating zero that the basic size counts.
         ctypes.memset(id(secret) + bytes.__basicsize__ - 1, 0, len(secret))

@@ -8,6 +8,7 @@ answer's key against it.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ephemeralml import clock
@@ -87,6 +88,7 @@ class AwsKms:
         self._retries = retries or RetryRules()
         self._now = now
         self._observer = observer
+        self._lock = Lock()
 
     @property
     def uri(self) -> str:
@@ -272,11 +274,12 @@ class AwsKms:
     def _call(self, operation: str, asked: Asked, **fields: Any) -> dict[str, Any]:
         from ephemeralml.keyrelease import aws_client
 
-        if self._client is None:
-            self._client = aws_client.connect(
-                self._uri.region, self._endpoint, asked, connect=_CONNECT_SECONDS, read=_READ_SECONDS
-            )
-        client = self._client
+        with self._lock:
+            if self._client is None:
+                self._client = aws_client.connect(
+                    self._uri.region, self._endpoint, asked, connect=_CONNECT_SECONDS, read=_READ_SECONDS
+                )
+            client = self._client
         try:
             return self._retries.run(lambda: aws_client.call(client, operation, asked, fields))
         except faults.KeyUnavailableError as error:

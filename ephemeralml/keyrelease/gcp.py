@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ephemeralml import clock
@@ -66,6 +67,7 @@ class GcpKms:
         self._now = now
         self._observer = observer
         self._client: Any = None
+        self._lock = Lock()
 
     @classmethod
     def of_operator(cls, uri: KeyUri) -> "GcpKms":
@@ -228,8 +230,9 @@ class GcpKms:
     def _call(self, operation: str, request: Mapping[str, Any], asked: Asked) -> Any:
         from ephemeralml.keyrelease import gcp_client
 
-        if self._client is None:
-            self._client = self._connect(asked)
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect(asked)
         method = getattr(self._client, operation)
         # The library's own retries are off: ours are the specification's.
         return self._retries.run(

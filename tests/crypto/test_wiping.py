@@ -25,3 +25,13 @@ def test_shared_objects_stay() -> None:
     for value in range(256):
         wipe_bytes(bytes([value]))
         assert bytes([value])[0] == value
+
+
+def test_other_types_are_not_touched() -> None:
+    class Named(bytes):
+        pass
+
+    for other in (Named(b"secret"), "secret", bytearray(b"secret"), ("secret",)):
+        before = repr(other)
+        wipe_bytes(other)  # type: ignore[arg-type]
+        assert repr(other) == before

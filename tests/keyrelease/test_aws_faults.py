@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ephemeralml.crypto import cms
 from ephemeralml.crypto.data_key import SecretBytes, WrappedKey
 from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
+from ephemeralml.keyrelease import aws_client
 from ephemeralml.keyrelease.aws import AwsKms
 from ephemeralml.keyrelease.recipient import RecipientKey
 from ephemeralml.keyrelease.retries import RetryRules
@@ -236,3 +238,13 @@ def test_no_secret_is_in_an_error_or_log(kms: Callable[[str], AwsKms], caplog: p
             found = failure(lambda s=service: released(kms(s.endpoint)))
             texts = [str(found), repr(found), str(found.hint), caplog.text]
             assert not any(part in text for part in (blob(DEK), DEK.hex(), "secret-of-the-test") for text in texts)
+
+
+def test_one_client_serves_several_threads(kms: Callable[[str], AwsKms], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    connect = aws_client.connect
+    monkeypatch.setattr(aws_client, "connect", lambda *args, **more: (made.append(1), connect(*args, **more))[1])
+    with serving(RELEASED) as service, ThreadPoolExecutor(8) as threads:
+        client = kms(service.endpoint)
+        assert set(threads.map(lambda _: released(client), range(16))) == {ENVELOPE}
+    assert len(made) == 1
