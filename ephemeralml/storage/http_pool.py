@@ -142,6 +142,9 @@ class Pool:
                 if not link.used or limit.left() <= 0:
                     raise
                 # The server closed a kept connection in between: no fault, and not counted as a try.
+            except BaseException:
+                link.connection.close()
+                raise
 
     def _take(self, limit: Deadline) -> _Link:
         with self._lock:

@@ -31,10 +31,10 @@ def read_body(body: "urllib3.BaseHTTPResponse", view: memoryview, limit: Deadlin
     import urllib3
 
     done = 0
-    whole = False
+    inner = _beneath(body)
     try:
-        readinto = _reader(body)
         with _guard(body, limit):
+            readinto = inner.readinto if inner else body.readinto
             while done < len(view):
                 count = readinto(view[done : done + _PIECE])
                 if not count:
@@ -42,22 +42,20 @@ def read_body(body: "urllib3.BaseHTTPResponse", view: memoryview, limit: Deadlin
                         "the server is silent" if limit.left() <= 0 else "the answer broke off", done=done
                     )
                 done += count
-        whole = True
     except (OSError, HTTPException, urllib3.exceptions.HTTPError) as error:
         raise TransientFault(describe(error), done=done) from error
     finally:
-        if whole:
-            body.drain_conn()  # nothing is left; this lets urllib3 see the end
+        if inner and inner.isclosed() and done == len(view):
             body.release_conn()
         else:
-            body.close()
+            body.close()  # what else the server would send is not wanted
 
 
-def _reader(body: "urllib3.BaseHTTPResponse"):  # type: ignore[no-untyped-def]  # noqa: ANN202 - two readinto methods
+def _beneath(body: "urllib3.BaseHTTPResponse") -> HTTPResponse | None:
     inner = getattr(body, "_fp", None)
     if isinstance(inner, HTTPResponse) and not inner.chunked and "Content-Encoding" not in body.headers:
-        return inner.readinto
-    return body.readinto
+        return inner
+    return None
 
 
 @contextlib.contextmanager

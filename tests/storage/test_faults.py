@@ -222,3 +222,14 @@ def test_no_server_is_unavailable(proxied: Proxied, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with opened(quick()) as store, pytest.raises(UnavailableError, match="the connection failed"):
         store.size("a")
+
+
+def test_connections_are_kept(proxied: Proxied) -> None:
+    proxy, opened = proxied
+    with opened(quick()) as store:
+        put(store, "a", DATA)
+        store.size("a")
+        before = proxy.connections
+        for start in range(10):
+            assert store.read("a", start, start + 1000) == DATA[start : start + 1000]
+        assert proxy.connections - before <= 1
