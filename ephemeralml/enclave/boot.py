@@ -73,6 +73,9 @@ class _Boot:
         self.inputs = inputs
         self.report = report
         self.undo = undo
+        self.sources = ExitStack()
+        """What is open until the last package is loaded."""
+        undo.callback(self.sources.close)
 
     def run(self) -> Runtime:
         hardening, config = self._config()
@@ -136,14 +139,14 @@ class _Boot:
         if config.services is None:
             return None
         services = HostServices(config.services)
-        self.undo.callback(services.close)
+        self.sources.callback(services.close)
         return services
 
     def _manifests(self, config: RuntimeConfig, services: HostServices | None) -> list[Offer]:
         with self.report.step(Step.MANIFEST) as note:
             offers = []
             for package in self._packages(config, services):
-                self.undo.callback(package.close)
+                self.sources.callback(package.close)
                 offers.append(loading.verify_offer(package, config.models))
             note.detail = printable(", ".join(offer.name for offer in offers), 200)
             return offers
@@ -196,6 +199,7 @@ class _Boot:
                 if dek is not None:
                     dek.wipe()
                 loaded.append(files)
+            self.sources.close()
             size = sum(file.size for files in loaded for file in files.values())
             note.detail = f"{size / (1 << 20):.1f} MiB in sealed memory"
             return loaded

@@ -7,14 +7,22 @@ message can be logged (serving section 1).
 
 import json
 import logging
+import re
+from dataclasses import dataclass
 from enum import Enum
 
-_LOGGER = logging.getLogger("ephemeralml.enclave")
+from ephemeralml.errors import EphemeralError
+
+LOGGER = "ephemeralml.enclave"
+BOOT_LOGGER = "ephemeralml.enclave.boot"
+"""The boot's own, so that it can go where nobody sees a console."""
 
 
 class Event(Enum):
     """What may be logged."""
 
+    BOOT_STEP = "boot_step"
+    BOOT_FAILED = "boot_failed"
     LISTENING = "listening"
     CONNECTION_REFUSED = "connection_refused"
     CONNECTION_CLOSED = "connection_closed"
@@ -28,28 +36,51 @@ class Event(Enum):
     STOPPED = "stopped"
 
 
-_WARNINGS = frozenset({Event.EVIDENCE_FAILED, Event.REQUEST_FAILED, Event.TASK_FAILED})
+_LOGGER, _BOOT = logging.getLogger(LOGGER), logging.getLogger(BOOT_LOGGER)
+_BOOT_EVENTS = frozenset({Event.BOOT_STEP, Event.BOOT_FAILED})
+_WARNINGS = frozenset({Event.BOOT_FAILED, Event.EVIDENCE_FAILED, Event.REQUEST_FAILED, Event.TASK_FAILED})
 
-FIELDS = frozenset({"connection", "reason", "status", "outcome", "count", "milliseconds", "bytes", "suite", "fault"})
+FIELDS = frozenset(
+    {
+        *("connection", "reason", "status", "outcome", "count", "milliseconds", "bytes", "suite", "fault"),
+        *("step", "kind", "code"),
+    }
+)
 """The names a line's fields may have."""
 
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,47}")
 
-def note(event: Event, **fields: int | Enum) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The code of one of our errors: a name that stands in this program, never one that came in."""
+
+    name: str
+
+    @classmethod
+    def of(cls, error: EphemeralError) -> "Code":
+        """Return the code of *error*, or the name of its class."""
+        code = getattr(error, "code", None)
+        return cls(code if isinstance(code, str) and _CODE.fullmatch(code) else type(error).__name__)
+
+
+def note(event: Event, **fields: int | Enum | Code) -> None:
     """Log *event* with typed fields.
 
     Raises:
-        RuntimeError: A field is not on the list, or is neither an integer nor
-            an enum member; that is a bug in the caller.
+        RuntimeError: A field is not on the list, or is neither an integer, an
+            enum member nor a code; that is a bug in the caller.
     """
     level = logging.WARNING if event in _WARNINGS else logging.INFO
-    if not _LOGGER.isEnabledFor(level):
+    logger = _BOOT if event in _BOOT_EVENTS else _LOGGER
+    if not logger.isEnabledFor(level):
         return
     line: dict[str, int | str] = {"event": event.value}
     for name, value in fields.items():
-        if name not in FIELDS or not isinstance(value, (int, Enum)):
+        if name not in FIELDS or not isinstance(value, (int, Enum, Code)):
             raise RuntimeError(f"the log takes no field {name}")
-        line[name] = value.name.lower() if isinstance(value, Enum) else int(value)
-    _LOGGER.log(level, "%s", json.dumps(line))
+        line[name] = int(value) if isinstance(value, int) else value.name.lower()
+    logger.log(level, "%s", json.dumps(line))
 
 
 class Fault(Enum):

@@ -18,7 +18,10 @@ from ephemeralml.errors import MalformedError
 log = logging.getLogger(__name__)
 
 FIELDS = frozenset(
-    {"connection", "reason", "status", "outcome", "count", "milliseconds", "bytes", "suite", "fault", "step", "code"}
+    {
+        *("connection", "reason", "status", "outcome", "count", "milliseconds", "bytes", "suite", "fault"),
+        *("step", "kind", "code"),
+    }
 )
 """Besides ``event``: the names that a line may have."""
 MAX_LINES = 512

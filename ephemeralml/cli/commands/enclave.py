@@ -1,6 +1,5 @@
 """`ephemeralml enclave`: the runtime inside the TEE."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,16 +8,11 @@ import typer
 
 from ephemeralml.cli import console
 from ephemeralml.cli.exit_codes import Exit, ExitCode
-from ephemeralml.errors import EphemeralError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rich.console import Console
 
-    from ephemeralml.enclave.boot_report import StepReport
     from ephemeralml.enclave.measured import Difference
-    from ephemeralml.enclave.runtime import Runtime
 
 app = typer.Typer(no_args_is_help=True, help="The runtime inside the TEE.")
 
@@ -71,7 +65,9 @@ _Key = Annotated[
 _Services = Annotated[
     str | None,
     typer.Option(
-        "--services", metavar="ADDR", help="Where `host run --services` listens. Default: with nsm and --key vsock://3:8001"
+        "--services",
+        metavar="ADDR",
+        help="Where `host run --services` listens. Default: with nsm and --key vsock://3:8001",
     ),
 ]
 _PackageName = Annotated[
@@ -151,8 +147,7 @@ def run(
     and can make the boot fail, never change whose models run. Prints one
     document when ready.
     """
-    from ephemeralml.enclave.attesters.opening import open_attester
-    from ephemeralml.enclave.boot import BootInputs, boot
+    from ephemeralml.cli import enclave_run
 
     _require_file(config)
     for folder in package or ():
@@ -160,24 +155,7 @@ def run(
             raise console.usage(f"the package {str(folder)!r} is no folder")
     if authority is not None and nsm_socket is not None:
         raise console.usage("--authority and --nsm-socket exclude each other")
-    authority = _check_inputs(config, package or (), authority, nsm_socket)
-    _log_to_stderr()
-    runtime = boot(
-        BootInputs(
-            config=config,
-            packages=tuple(package or ()),
-            open_attester=lambda parsed: open_attester(
-                parsed, authority=authority, nsm_socket=str(nsm_socket) if nsm_socket is not None else None
-            ),
-            observer=_show_step,
-        )
-    )
-    try:
-        if runtime.attester.software:
-            console.current().warning("software TEE: not protected from this machine")
-        _serve(runtime)
-    finally:
-        runtime.close()
+    enclave_run.run(config, tuple(package or ()), authority, nsm_socket)
 
 
 @app.command()
@@ -232,28 +210,6 @@ def _require_file(path: Path) -> None:
         raise console.usage(f"the configuration {str(path)!r} is no file", hint="`ephemeralml enclave init` makes one")
 
 
-def _check_inputs(
-    config: Path, packages: "Sequence[Path]", authority: Path | None, nsm_socket: Path | None
-) -> Path | None:
-    """Return the software authority's folder; a configuration that cannot be read is the boot's to report."""
-    from ephemeralml.cli.enclave_inputs import require_attester_inputs
-    from ephemeralml.enclave.config import RuntimeConfig
-
-    try:
-        parsed = RuntimeConfig.load(config)
-    except EphemeralError:
-        return authority
-    if not packages and parsed.services is None:
-        raise console.usage(
-            "no package", hint="name a folder with --package, or the host's services in [services] of the configuration"
-        )
-    return require_attester_inputs(config, parsed.attester, authority, nsm_socket)
-
-
-def _show_step(report: "StepReport") -> None:
-    console.current().note(report.line())
-
-
 def _show_first(out: "Console", document: dict[str, Any]) -> None:
     lines = [f"{'config':<11}{document['file']}", f"{'sha256':<11}{document['config_sha256']}"]
     if document["authority"] is not None:
@@ -273,64 +229,3 @@ def _show_measurements(out: "Console", document: dict[str, Any], found: "list[Di
         out.print(f"✗ {item.slot} expected {item.expected}", markup=False, soft_wrap=True)
     if found is not None:
         out.print("✗ not the expected measurements" if found else "✓ the expected measurements", markup=False)
-
-
-def _show_ready(document: dict[str, Any]) -> None:
-    """Print the ready document at once: whoever started us waits for it."""
-
-    def text(out: "Console") -> None:
-        models = ", ".join(f"{model['id']}@{model['version']}" for model in document["models"])
-        for line in (
-            f"ready on {', '.join(document['addresses'])}",
-            f"models {models}",
-            f"receipts ed25519:{document['receipt_public_key']}",
-        ):
-            out.print(line, markup=False, soft_wrap=True)
-
-    console.current().result(document, text)
-    sys.stdout.flush()
-
-
-def _serve(runtime: "Runtime") -> None:
-    import asyncio
-    import gc
-    import signal
-
-    from ephemeralml.enclave import log
-    from ephemeralml.enclave.boot_report import Step
-    from ephemeralml.enclave.server import Server
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        # asyncio's own words about a failed callback may hold anything.
-        loop.set_exception_handler(
-            lambda _, context: log.note(
-                log.Event.TASK_FAILED, fault=log.Fault.of(context.get("exception", Exception()))
-            )
-        )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        server = Server(runtime)
-        with runtime.report.step(Step.READY) as note:
-            await server.start()
-            note.detail = ", ".join(server.addresses)
-        # What the boot left is there to stay: no collection need look at it again.
-        gc.collect()
-        gc.freeze()
-        _show_ready(runtime.describe(server.addresses))
-        await stop.wait()
-        await server.drain()
-
-    asyncio.run(main())
-
-
-def _log_to_stderr() -> None:
-    import logging
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("ephemeralml")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO if console.current().verbosity else logging.WARNING)
-    logger.propagate = False
