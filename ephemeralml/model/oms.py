@@ -116,7 +116,8 @@ def _check_signature(model: Path, bundle: Path, trust: Trust, uncovered: frozens
     from cryptography.exceptions import InvalidSignature
 
     config = _verifier(trust, uncovered)
-    failure, rejection = _sigstore_errors()
+    # The trust root is there by now: whatever Sigstore's client still refuses is the bundle's fault.
+    refusal = _sigstore_error()
     try:
         # The library prints a warning about old bundles, and results are ours to print.
         with redirect_stdout(io.StringIO()):
@@ -125,10 +126,8 @@ def _check_signature(model: Path, bundle: Path, trust: Trust, uncovered: frozens
         raise UnavailableError(f"cannot verify the upstream signature: {error.strerror or 'no network'}") from error
     except InvalidSignature as error:
         raise _invalid("the signature does not fit the statement") from error
-    except (rejection, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (refusal, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise _invalid(_said(error)) from error
-    except failure as error:
-        raise _no_root(error) from error
 
 
 def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
@@ -136,7 +135,6 @@ def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
     # Files by default, SHA-256, no links; and unlike its default, none of git's passed over: they would be packaged.
     hashed = hashing.Config().set_ignored_paths(paths=uncovered, ignore_git_paths=False)
     config = verifying.Config().set_hashing_config(hashed)
-    failure, _ = _sigstore_errors()
     try:
         if isinstance(trust, KeyTrust):
             config.use_elliptic_key_verifier(public_key=trust.public_key)
@@ -152,20 +150,16 @@ def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
                 f"{str(trust.public_key)!r}: {_said(error)}", hint="an EC public key in PEM: P-256, P-384 or P-521"
             ) from error
         raise MalformedError(f"{str(trust.trust_config)!r} is no Sigstore trust configuration") from error
-    except failure as error:
-        raise _no_root(error) from error
+    except _sigstore_error() as error:
+        raise UnavailableError(f"Sigstore's trust root is not to be had: {_said(error)}") from error
     return config
 
 
-def _sigstore_errors() -> tuple[type[Exception], type[Exception]]:
-    """Return the Sigstore client's root error, and the one for what it refuses."""
-    from sigstore.errors import Error, VerificationError
+def _sigstore_error() -> type[Exception]:
+    """Return the root of the Sigstore client's errors."""
+    from sigstore.errors import Error
 
-    return Error, VerificationError
-
-
-def _no_root(error: Exception) -> UnavailableError:
-    return UnavailableError(f"Sigstore's trust root is not to be had: {_said(error)}")
+    return Error
 
 
 def _invalid(why: str) -> RejectedError:
@@ -177,7 +171,9 @@ def _invalid(why: str) -> RejectedError:
 
 
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return the first line of what a library says; the others may quote the input."""
+    lines = str(error).splitlines()
+    return lines[0][:300] if lines and lines[0] else type(error).__name__
 
 
 def _library() -> tuple[Any, Any, Any]:
