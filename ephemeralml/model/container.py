@@ -13,7 +13,7 @@ import hmac
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from ephemeralml.crypto.aead_stream import HEADER_BYTES, TAG_BYTES, ContainerKey, Header, path_hash
@@ -175,7 +175,13 @@ def open_blobs(
                 return
             opened[index] = Blob.open(store, manifest.files[index], manifest.suite, dek)
 
-    lanes.run([lane] * min(in_flight, len(opened)), name="load")
+    try:
+        lanes.run([lane] * min(in_flight, len(opened)), name="load")
+    except BaseException:
+        for blob in opened:
+            if blob is not None:
+                blob.close()
+        raise
     return [blob for blob in opened if blob is not None]
 
 
@@ -213,16 +219,20 @@ def load_files(
     progress.step("load")
     blobs = open_blobs(verified, store, dek, in_flight=in_flight)
     meter = Meter(progress, sum(blob.file.size for blob in blobs))
-    with ExitStack() as undo:
+    loaded: dict[str, LoadedFile] = {}
+    with ExitStack() as always, ExitStack() as undo:
+        targets = []
         for blob in blobs:
-            undo.callback(blob.close)
-        targets = [_Target(blob) for blob in blobs]
-        for target in targets:
-            undo.callback(target.destination.discard)
+            always.callback(blob.close)
+            targets.append(_Target(blob))
+            always.callback(targets[-1].destination.discard)
         _Loader(targets, in_flight, range_bytes, meter).run()
         for target in targets:
             target.blob.check_root(target.digests)
-        return {target.blob.file.path: target.seal() for target in targets}
+        for target in targets:
+            loaded[target.blob.file.path] = undo.enter_context(closing(target.seal()))
+        undo.pop_all()
+    return loaded
 
 
 class _Target:

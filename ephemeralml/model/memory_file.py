@@ -116,12 +116,16 @@ class Destination:
 
         Raises:
             RuntimeError: A view of `buffer` is still held, or this was sealed or discarded before.
+            UnavailableError: The process has no descriptor or address left for it.
         """
         if self._fd < 0:
             raise RuntimeError("this memory was sealed or discarded before")
         self._unmap()
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, SEALS)
-        loaded = LoadedFile(path, role, self._fd, self._size)
+        try:
+            loaded = LoadedFile(path, role, self._fd, self._size)
+        except OSError as error:
+            raise UnavailableError(f"cannot map {path}: {error.strerror}") from error
         self._fd = -1
         return loaded
 

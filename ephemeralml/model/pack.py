@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ephemeralml.crypto.aead_stream import HEADER_BYTES, TAG_BYTES, ContainerKey, Header, path_hash
 from ephemeralml.crypto.data_key import SecretBytes
-from ephemeralml.errors import RejectedError
+from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.model import lanes
 from ephemeralml.model.encryption import stream_suite
 from ephemeralml.model.hashing import Meter, OrderedDigest, chunk_digest, chunk_root, worker_count
@@ -89,7 +89,8 @@ class Packer:
 
         Raises:
             RejectedError: The file has another length (code SOURCE_CHANGED).
-            OSError: It cannot be read, or the blob not written.
+            UnavailableError: It cannot be read.
+            OSError: The blob cannot be written.
         """
         work = _File(path, size, source, target, self._chunk_size, self._sealing)
         indices = iter(range(work.chunks))
@@ -164,7 +165,10 @@ class _File:
     def _read(self, buffer: memoryview, start: int) -> None:
         done = 0
         while done < len(buffer):
-            count = os.preadv(self._source, [buffer[done:]], start + done)
+            try:
+                count = os.preadv(self._source, [buffer[done:]], start + done)
+            except OSError as error:
+                raise UnavailableError(f"cannot read {self._path}: {error.strerror}") from error
             if not count:
                 raise self._changed(start + done)
             done += count

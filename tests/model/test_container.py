@@ -11,6 +11,7 @@ from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.model import lanes
 from ephemeralml.model.container import load_files
 from ephemeralml.model.hashing import worker_count
+from ephemeralml.model.memory_file import Destination, LoadedFile
 from ephemeralml.model.package import Package
 from ephemeralml.model.roles import Role
 from ephemeralml.model.verify import VerifiedManifest, verify_manifest
@@ -272,3 +273,19 @@ def test_plaintext_lies_in_sealed_memory_alone(sealed: tuple[Path, SecretBytes])
         with pytest.raises(PermissionError):
             os.pwrite(file.fd, b"x", 0)
         file.close()
+
+
+def test_what_was_sealed_is_given_back_if_a_later_file_cannot_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = verified(folder).manifest.files[-1].path
+    real = Destination.seal
+
+    def seal(self: Destination, path: str, role: Role) -> LoadedFile:
+        if path == last:
+            raise UnavailableError("no descriptor is left")
+        return real(self, path, role)
+
+    monkeypatch.setattr(Destination, "seal", seal)
+    before = open_descriptors()
+    with Package.open(folder) as package, pytest.raises(UnavailableError, match="no descriptor"):
+        load_files(verified(folder), package)
+    assert open_descriptors() == before

@@ -172,6 +172,17 @@ def test_a_full_disk_keeps_the_package_that_was_there(source: Path, out: Path, m
     assert (out / "manifest.json").read_bytes() == before
 
 
+def test_a_model_that_cannot_be_read_is_named(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(UnavailableError, match=r"cannot read model\.safetensors: Input/output error"):
+        create_package(source / "model.safetensors", out, request())
+    monkeypatch.undo()
+    assert nothing_left(out)
+
+
 @pytest.mark.parametrize("length", [-1, 1, -100_000_000])
 def test_a_file_that_changes_its_length_meanwhile_is_rejected(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, length: int

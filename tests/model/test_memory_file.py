@@ -91,6 +91,20 @@ def test_parts_are_written_anywhere_and_in_any_order() -> None:
     file.close()
 
 
+def test_a_file_that_cannot_be_mapped_is_unavailable_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise OSError(24, "Too many open files")
+
+    before = open_descriptors()
+    destination = Destination(4)
+    monkeypatch.setattr(mmap, "mmap", full)
+    with pytest.raises(UnavailableError, match="cannot map x: Too many open files"):
+        destination.seal("x", Role.CONFIG)
+    monkeypatch.undo()
+    destination.discard()
+    assert open_descriptors() == before
+
+
 def test_memory_that_runs_out_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(12, "Cannot allocate memory")
