@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from ephemeralml.cli import console
+from ephemeralml.cli.commands import kms_policy
 
 app = typer.Typer(no_args_is_help=True, help="Key release: a local KMS that enforces attestation, and key policies.")
+app.add_typer(kms_policy.app, name="policy")
 
 DEFAULT_LISTEN = "127.0.0.1:8480"
 

@@ -1,0 +1,196 @@
+"""What `ephemeralml kms policy apply` does: plan, diff, confirm, put, verify."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ephemeralml import clock
+from ephemeralml.cli import console
+from ephemeralml.cli import kms_policy_inputs as inputs
+from ephemeralml.keyrelease.policy import probe as probes
+from ephemeralml.keyrelease.policy.apply import CHANGED, Patience, Run, StateFile, Step
+from ephemeralml.keyrelease.policy.apply import apply as apply_run
+from ephemeralml.keyrelease.policy.document import KeyPolicy
+from ephemeralml.keyrelease.policy.findings import Severity
+from ephemeralml.keyrelease.policy.plan import (
+    Phase,
+    Plan,
+    parse_policy_file,
+    plan_addition,
+    plan_removal,
+    plan_replacement,
+)
+from ephemeralml.keyrelease.policy.simulate import World
+
+if TYPE_CHECKING:
+    import rich.console
+
+    from ephemeralml.keyrelease.policy.live import LiveKey
+    from ephemeralml.keyrelease.policy.tuples import ReleaseTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command's options."""
+
+    key: str
+    phase: str | None
+    tuples: list[Path] | None
+    policy: Path | None
+    parents: list[str]
+    overlap_days: int
+    package: Path | None
+    documents: list[Path] | None
+    verify_profile: str | None
+    wait: float
+    state: Path
+
+
+def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -> None:
+    """Plan, show, ask, apply; or go on with an interrupted run."""
+    images = _check(options)
+    state = StateFile(options.state)
+    begun = state.load()
+    live = inputs.live_key(options.key, endpoint)
+    try:
+        plan = _resumed(begun, live.arn) if begun is not None else _planned(options, images, live)
+        if begun is None and not plan.changes:
+            _show(live.arn, plan, [], "unchanged")
+            return
+        if plan_only:
+            _show(live.arn, plan, [], "planned")
+            return
+        _confirm(live.arn, plan, yes=yes, begun=begun)
+        verify = _verifier(options, live, plan, endpoint)
+        started = begun or Run(live.arn, plan.phase, plan.before.text, plan.after.text)
+        with console.current().progress() as progress:
+            rows = apply_run(started, live, state, verify, patience=Patience(seconds=options.wait), progress=progress)
+    finally:
+        live.close()
+    if any(row.outcome is probes.Outcome.SKIPPED for row in rows):
+        console.current().warning("not every answer was asked for: give --package and --document")
+    _show(live.arn, plan, rows, "applied", images if plan.phase is Phase.ADD else ())
+
+
+def _check(options: Options) -> tuple["ReleaseTuple", ...]:
+    """Refuse options that cannot be meant, and read the tuples."""
+    if (options.phase is None) is (options.policy is None):
+        raise console.usage("give either --phase add|remove or --policy FILE")
+    if options.phase not in (None, "add", "remove"):
+        raise console.usage(f"--phase {options.phase[:40] if options.phase else ''!r} is neither add nor remove")
+    images = inputs.tuples_of(options.tuples)
+    if options.phase is not None and len(images) != 1:
+        raise console.usage("a phase is about one --tuple", hint="one image at a time, each with its own review")
+    if options.policy is not None and images:
+        raise console.usage("--tuple goes with --phase", hint="the policy in the file says which images it is about")
+    if options.documents and options.package is None:
+        raise console.usage(
+            "--document needs --package", hint="a wrapped key of a package is what the key is asked for"
+        )
+    return images
+
+
+def _planned(options: Options, images: tuple["ReleaseTuple", ...], live: "LiveKey") -> Plan:
+    before = live.policy()
+    if options.policy is not None:
+        return plan_replacement(
+            before, parse_policy_file(console.read_file(options.policy, max_bytes=1 << 18, what="key policy"))
+        )
+    if options.phase == "remove":
+        return plan_removal(before, images[0])
+    until = clock.now() + timedelta(days=options.overlap_days)
+    return plan_addition(before, images[0], old_until=until, parents=options.parents)
+
+
+def _resumed(begun: Run, arn: str) -> Plan:
+    if begun.key != arn:
+        raise console.usage(f"the state file is about {begun.key}", hint="give another --state for this key")
+    console.current().note(f"going on with an interrupted run ({begun.phase.value}, {begun.step.value})")
+    return Plan(begun.phase, KeyPolicy.parse(begun.before), KeyPolicy.parse(begun.after), ())
+
+
+def _confirm(arn: str, plan: Plan, *, yes: bool, begun: Run | None) -> None:
+    """Show the change and ask whether it is meant."""
+    if yes or (begun is not None and begun.step is Step.ROLLING_BACK):
+        return
+    if not sys.stdin.isatty():
+        raise console.usage("there is nobody to ask", hint="look at --plan-only, then add --yes")
+    for line in [*plan.diff(), *(f"{one.severity.value} {one.rule.name}: {one.path}" for one in plan.findings)]:
+        console.say(console.visible(line))
+    typer.confirm(f"put this policy on {arn}?", abort=True, err=True)
+
+
+def _verifier(options: Options, live: "LiveKey", plan: Plan, endpoint: str | None) -> Callable[[], list[probes.Row]]:
+    """Return what asks the key after the change."""
+    if options.package is None:
+        return lambda: probes.skipped("no package to ask with")
+    ciphertext, context = inputs.wrapped_for(options.package, live.arn)
+    documents = inputs.documents_of(options.documents)
+    asker = _Asker(live, endpoint, options.verify_profile)
+    grants = live.grants()
+
+    def verify() -> list[probes.Row]:
+        world = World(plan.after, live.arn, live.account, clock.now(), grants)
+        probe = probes.Probe(ciphertext, context, asker.principal(plan.after), documents)
+        return probes.run(probe, world, asker.decrypt)
+
+    return verify
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Calls Decrypt as the host's role, and keeps nothing of the answer but its name."""
+
+    live: "LiveKey"
+    endpoint: str | None
+    profile: str | None
+
+    def principal(self, policy: KeyPolicy) -> str:
+        """Return whom the policy releases to: the role these credentials are said to be of."""
+        from ephemeralml.keyrelease.policy.cast import Cast
+
+        return Cast.of(policy, self.live.account).parent
+
+    def decrypt(self, fields: Any) -> str:
+        """Send one Decrypt."""
+        from ephemeralml.keyrelease.policy.ask import ask_decrypt
+
+        return ask_decrypt(fields, endpoint=self.endpoint, profile=self.profile)
+
+
+def _show(arn: str, plan: Plan, rows: list[probes.Row], result: str, added: tuple["ReleaseTuple", ...] = ()) -> None:
+    """Print the result: the change, the answers, and what client policies need now."""
+    document = {
+        "schema": "ephemeralml.kms-apply-result/1",
+        "key": arn,
+        "phase": plan.phase.value,
+        "result": result,
+        "diff": plan.diff(),
+        "findings": [finding.to_json() for finding in plan.findings],
+        "answers": [row.to_json() for row in rows],
+        "client_policy_entries": [one.to_json() for one in added],
+    }
+
+    def text(out: "rich.console.Console") -> None:
+        lines = [
+            *plan.diff(),
+            *(
+                f"{one.severity.value} {one.rule.name}: {one.path}"
+                for one in plan.findings
+                if one.severity is not Severity.INFO
+            ),
+        ]
+        lines += [f"{row.id:<4}{row.outcome.value:<9}{row.what}  {row.actual}" for row in rows]
+        lines += [f"{result}: {arn}"]
+        lines += ["clients need this entry in their policy too: `ephemeralml policy init`"] if added else []
+        out.print("\n".join(map(console.visible, lines)), markup=False, soft_wrap=True)
+
+    console.current().result(document, text)
+
+
+__all__ = ["CHANGED", "Options", "run"]
