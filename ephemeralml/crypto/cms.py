@@ -251,7 +251,7 @@ def _decrypt(cek: bytes, iv: bytes, content: bytes) -> tuple[bytearray, bool]:
     padding = buffer[len(content) - 1]
     # The last block is compared whole whatever the padding says, and nothing leaves early.
     size = padding if 0 < padding <= _BLOCK_BYTES else _BLOCK_BYTES
-    difference = padding ^ size
+    difference = 0
     for back in range(1, _BLOCK_BYTES + 1):
         difference |= (buffer[len(content) - back] ^ size) * (back <= size)
     plaintext = buffer[: len(content) - size]

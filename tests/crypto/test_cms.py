@@ -39,6 +39,14 @@ def spki(key: object) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
 
 
+class KEY_OF_4104_BITS:  # noqa: N801 - a value
+    """No prime stands behind it; only its size is looked at."""
+
+    @staticmethod
+    def public_key() -> rsa.RSAPublicKey:
+        return rsa.RSAPublicNumbers(65_537, (1 << 4_103) + 1).public_key()
+
+
 def unwrapped(message: bytes, key: rsa.RSAPrivateKey = KEY) -> bytes:
     with cms.unwrap(message, key) as secret:
         return bytes(secret.reveal())
@@ -82,13 +90,42 @@ def test_every_step_is_gone_through_whatever_failed(name: str, monkeypatch: pyte
     assert calls == ["_content_key", "_decrypt"]
 
 
+@pytest.mark.parametrize("name", ["wrong-recipient", "content-key-16-bytes", "content-47-bytes", "content-empty"])
+def test_what_stands_in_for_a_failed_step_is_never_believed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the random key, or the zeros in the content's place, came out as a data key."""
+    monkeypatch.setattr(cms, "_decrypt", lambda *_: (bytearray(DEK), True))
+    with pytest.raises(RejectedError, match="does not open"):
+        cms.unwrap(MESSAGES[name], KEY)
+
+
+def test_content_over_the_limit() -> None:
+    with pytest.raises(RejectedError, match="does not open"):
+        cms.unwrap(MESSAGES["content-4128-bytes"], KEY, plaintext_bytes=None)
+
+
 def test_secrets_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     wiped = []
+
+    class Watched(cms.SecretBytes):
+        def __init__(self, data: bytearray) -> None:
+            super().__init__(data)
+            self.size = len(data)
+
+        def wipe(self) -> None:
+            wiped.append(self.size)
+            super().wipe()
+
     monkeypatch.setattr(cms, "wipe_bytes", lambda secret: wiped.append(len(secret)))
-    assert unwrapped(MESSAGES["primitive-content"]) == DEK
-    assert wiped == [32]
+    monkeypatch.setattr(cms, "SecretBytes", Watched)
+    cms.unwrap(MESSAGES["primitive-content"], KEY)
+    assert wiped == [63, 32]  # the padded plaintext in its buffer, the content key
+    wiped.clear()
+    with pytest.raises(RejectedError):
+        cms.unwrap(MESSAGES["key-33-bytes"], KEY)
+    assert wiped == [63, 32, 33]  # and what was no key
+    wiped.clear()
     cms.wrap(KEY.public_key(), DEK, constructed=True)
-    assert wiped == [32, 32]
+    assert wiped == [32]
 
 
 def outcome(message: bytes) -> bytes | EphemeralError:
@@ -174,6 +211,7 @@ def test_recipient_keys() -> None:
         (ec.generate_private_key(ec.SECP384R1()), "not an RSA key"),
         (ed25519.Ed25519PrivateKey.generate(), "not an RSA key"),
         (rsa.generate_private_key(65_537, 1_024), "1024 bits"),
+        (KEY_OF_4104_BITS, "4104 bits"),
     ):
         with pytest.raises(MalformedError, match=why):
             cms.wrap(spki(key), DEK, constructed=False)
