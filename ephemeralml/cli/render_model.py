@@ -190,6 +190,7 @@ def uploaded_document(folder: Path, destination: str, done: Upload) -> dict[str,
         "model_hash": done.model_hash.hex(),
         "stored": list(done.stored),
         "skipped": list(done.skipped),
+        "left": list(done.left),
         "bytes": done.size,
     }
 

@@ -10,7 +10,10 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +25,8 @@ from ephemeralml.model.blobs import BlobStore, check_size
 from ephemeralml.model.encryption import expected_context
 from ephemeralml.model.envelope import MAX_ENVELOPE_BYTES
 from ephemeralml.model.keys_file import parse_keys
-from ephemeralml.model.manifest import Manifest, Suite
-from ephemeralml.model.package import KEYS_NAME, MANIFEST_NAME, Package
+from ephemeralml.model.manifest import MAX_FILES, Manifest, Suite
+from ephemeralml.model.package import BLOB_FOLDER, KEYS_NAME, MANIFEST_NAME, Package
 from ephemeralml.model.package_keys import keys_bytes
 from ephemeralml.model.part_folder import PartFolder
 from ephemeralml.model.verify import VerifiedManifest, check_blobs, verify_manifest
@@ -31,6 +34,8 @@ from ephemeralml.progress import Progress, Silent
 from ephemeralml.semver import SemVer
 
 READ_BYTES = 8 << 20
+LOOKS_AT_ONCE = 8
+"""Objects asked about at once; each is a round trip."""
 
 
 class ByteSource(Protocol):
@@ -56,6 +61,9 @@ class ObjectStore(BlobStore, Protocol):
     def put(self, key: str, source: ByteSource, *, sha256: bytes, force: bool = ..., progress: Progress = ...) -> bool:
         """Store *source* as *key*, complete or not at all; continues an interrupted upload of the same bytes."""
 
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with *prefix*."""
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -69,6 +77,8 @@ class Upload:
     """Keys of those that lay there already."""
     size: int
     """Bytes of the objects that were sent."""
+    left: tuple[str, ...] = ()
+    """Keys of blobs that lie there from another package, where objects were replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,14 @@ class _Object:
     key: str
     size: int
     sha256: bytes
+
+
+class _There(Enum):
+    """What lies where an object is to go."""
+
+    NOTHING = auto()
+    EQUAL = auto()
+    DIFFERENT = auto()
 
 
 class _FromPackage:
@@ -140,7 +158,7 @@ def upload_package(
     objects = list(_objects(package, parsed))
     # 3
     progress.step("compare")
-    waiting = _missing(store, objects, force=force)
+    waiting, replaced = _missing(store, objects, force=force)
     # 4
     progress.step("upload")
     total = sum(item.size for item in waiting)
@@ -153,7 +171,8 @@ def upload_package(
         progress.advance(done, total)
     sent = tuple(item.key for item in waiting)
     skipped = tuple(item.key for item in objects if item.key not in sent)
-    return Upload(parsed, hashlib.sha256(signed.payload).digest(), sent, skipped, total)
+    left = _left_behind(store, parsed) if replaced else ()
+    return Upload(parsed, hashlib.sha256(signed.payload).digest(), sent, skipped, total, left)
 
 
 def _objects(package: Package, parsed: Manifest) -> Iterator[_Object]:
@@ -168,23 +187,36 @@ def _objects(package: Package, parsed: Manifest) -> Iterator[_Object]:
     yield _Object(MANIFEST_NAME, len(data), hashlib.sha256(data).digest())
 
 
-def _missing(store: ObjectStore, objects: Sequence[_Object], *, force: bool) -> list[_Object]:
-    """Return the objects that are not there yet; nothing was written when this refuses."""
-    differing, missing = [], []
-    for item in objects:
-        if not store.exists(item.key):
-            missing.append(item)
-        elif not _is_equal(store, item):
-            differing.append(item.key)
-            missing.append(item)
+def _missing(store: ObjectStore, objects: Sequence[_Object], *, force: bool) -> tuple[list[_Object], list[_Object]]:
+    """Return the objects to be stored, and those of them that replace others; nothing was written when this refuses."""
+    with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="compare") as pool:
+        found = list(zip(objects, pool.map(lambda item: _look(store, item), objects), strict=True))
+    waiting = [item for item, there in found if there is not _There.EQUAL]
+    differing = [item for item, there in found if there is _There.DIFFERENT]
     if differing and not force:
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise RejectedError(
-            f"{differing[0]}{more}: a differing object lies there already",
+            f"{differing[0].key}{more}: a differing object lies there already",
             code="OBJECT_EXISTS",
             hint="choose another destination, or add --force to replace what is there",
         )
-    return missing
+    return waiting, differing
+
+
+def _look(store: ObjectStore, item: _Object) -> _There:
+    if not store.exists(item.key):
+        return _There.NOTHING
+    return _There.EQUAL if _is_equal(store, item) else _There.DIFFERENT
+
+
+def _left_behind(store: ObjectStore, parsed: Manifest) -> tuple[str, ...]:
+    """Return the blobs there that *parsed* does not speak of; none where they may not be listed."""
+    own = {file.blob for file in parsed.files}
+    try:
+        found = list(islice(store.list(f"{BLOB_FOLDER}/"), 2 * MAX_FILES))
+    except UnavailableError:
+        return ()
+    return tuple(key for key in found if key not in own)
 
 
 def _is_equal(store: ObjectStore, item: _Object) -> bool:
@@ -245,8 +277,8 @@ def download_package(
     for entry in parse_keys(keys) if keys is not None else ():
         expected_context(verified, entry)
     # 3
-    for file in verified.manifest.files:
-        check_size(store, file)
+    with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="sizes") as pool:
+        list(pool.map(lambda file: check_size(store, file), verified.manifest.files))
     with PartFolder.open(folder, data) as part:
         try:
             if keys is not None:

@@ -7,7 +7,7 @@ from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 SILENT = Silent()
 
@@ -68,6 +68,9 @@ class ObjectStore:
         self.digests[key] = sha256
         self.puts.append(key)
         return True
+
+    def list(self, prefix: str) -> "Iterator[str]":
+        yield from sorted(key for key in self.objects if key.startswith(prefix))
 
     @property
     def bytes_read(self) -> int:

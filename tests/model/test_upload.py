@@ -98,6 +98,15 @@ def test_differing_objects_stay_unless_forced(package: Path, key: str) -> None:
     assert store.objects == files(package)
 
 
+def test_what_a_package_before_left_is_named(package: Path, tmp_path: Path) -> None:
+    store = ObjectStore()
+    upload(package, store)
+    assert upload(package, store, force=True).left == ()
+    store.objects["blobs/older.eml"] = b""
+    other = encrypted_package(tmp_path / "other", keys=OneKey(), version="2.0.0")
+    assert upload(other, store, force=True).left == ("blobs/older.eml",)
+
+
 def test_an_interrupted_upload_goes_on(package: Path) -> None:
     store = ObjectStore()
 

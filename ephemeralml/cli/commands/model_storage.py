@@ -62,6 +62,10 @@ def upload(
             if error.code == "OBJECT_EXISTS":
                 raise console.usage(error.message, hint=error.hint) from error
             raise
+    if done.left:
+        console.current().warning(
+            f"{len(done.left)} blobs of another package lie there too, {done.left[0]} for one; remove them"
+        )
     document = uploaded_document(package, dest, done)
     console.current().result(document, lambda out: print_uploaded(out, document))
 
