@@ -1,6 +1,7 @@
 """How `kms serve` serves: where, under which roots, until when."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -107,6 +108,9 @@ async def _serve(chosen: Plan, desk: Desk, audit: AuditLog, made: list[kms_state
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stopping.set)
         endpoint = _endpoint(chosen, sockets)
+        # What was made so far stays: collections need not walk it between requests.
+        gc.collect()
+        gc.freeze()
         try:
             await server.serve(
                 config, sockets, ready=lambda: _announce(endpoint, chosen, desk, made), stopping=stopping

@@ -42,6 +42,14 @@ def model(quick: _Quick = False, chart: _Chart = None, force: _Force = False) ->
     _measure(bench.run, quick, chart, force)
 
 
+@app.command()
+def kms(quick: _Quick = False, chart: _Chart = None, force: _Force = False) -> None:
+    """Measure the local key server: attested Decrypts on one core, with few keys and with 100,000."""
+    from ephemeralml.bench import kms as bench
+
+    _measure(bench.run, quick, chart, force)
+
+
 def _measure(bench: "Callable[..., Report]", quick: bool, chart: Path | None, force: bool) -> None:
     out = console.current()
     if chart is not None:

@@ -16,6 +16,8 @@ from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 
 FILE = "kms.sqlite3"
 LOCK = "lock"
+CACHE_KIB = 65_536
+"""Of pages in memory: the keys in use of a hundred thousand."""
 
 MIGRATIONS = (
     """
@@ -101,6 +103,7 @@ class Database:
         run("PRAGMA journal_mode=WAL")
         run("PRAGMA synchronous=FULL")
         run("PRAGMA foreign_keys=ON")
+        run(f"PRAGMA cache_size=-{CACHE_KIB}")
         (version,) = run("PRAGMA user_version").fetchone()
         if version > SCHEMA:
             raise RejectedError(

@@ -1,5 +1,6 @@
 """Operations on keys themselves: make, describe, enable, end, rotate."""
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,9 @@ from ephemeralml.keyrelease.local.operations_tags import checked_tags
 from ephemeralml.keyrelease.local.paging import page
 from ephemeralml.keyrelease.local.records import KeyRecord, KeyState
 from ephemeralml.keyrelease.local.store import DAY
+
+_log = logging.getLogger(__name__)
+_OPEN = "made without a policy: whatever the account's own policies allow opens it"
 
 DEFAULT_PENDING_DAYS, LEAST_PENDING_DAYS, MOST_PENDING_DAYS = 30, 7, 30
 DEFAULT_ROTATION_DAYS = 365
@@ -28,7 +32,8 @@ def create_key(desk: Desk, call: Call) -> dict[str, Any]:
     policy = call.get("Policy")
     if policy is None:
         policy = default_policy(desk.names.account)
-        call.trail.notes["warning"] = "made without a policy: whatever the account's own policies allow opens it"
+        call.trail.notes["warning"] = _OPEN
+        _log.warning("key %s was %s", key_id, _OPEN)
     else:
         checked_policy(desk, call, desk.names.arn(key_id), policy)
     record = KeyRecord(
