@@ -9,7 +9,7 @@ import os
 import re
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from ephemeralml.errors import MalformedError
 from ephemeralml.storage.base import Storage
@@ -17,6 +17,7 @@ from ephemeralml.storage.keys import check_key
 from ephemeralml.storage.retry import Retries
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|[0-9a-f:.]{2,45}", re.ASCII)
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -73,8 +74,20 @@ def _folder(path: str) -> Storage:
     return FileStorage(Path(path))
 
 
+def _split(uri: str) -> SplitResult:
+    """Split *uri*; what `urlsplit` would leave out in silence is refused."""
+    if not uri.isprintable():
+        raise MalformedError(f"{_shown(uri)} names no place")
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # a property, which raises
+    except ValueError as error:
+        raise MalformedError(f"{_shown(uri)} names no place") from error
+    return parts
+
+
 def _file_path(uri: str) -> str:
-    parts = urlsplit(uri)
+    parts = _split(uri)
     if parts.netloc or parts.query or parts.fragment or not parts.path.startswith("/"):
         raise MalformedError(f"{_shown(uri)} names no folder", hint="write file:///absolute/path")
     return unquote(parts.path)
@@ -93,18 +106,16 @@ def _bucket(uri: str) -> tuple[str, str]:
 def _server(uri: str, retries: Retries | None) -> Storage:
     from ephemeralml.storage.http import HttpStorage
 
-    parts = urlsplit(uri)
+    parts = _split(uri)
     host = parts.hostname or ""
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if not host or port == -1 or "@" in parts.netloc or parts.query or parts.fragment:
+    if not _HOST.fullmatch(host) or "@" in parts.netloc or parts.query or parts.fragment:
         raise MalformedError(f"{_shown(uri)} is no https URL of a folder")
     if parts.scheme == "http" and host not in _LOOPBACK:
         raise MalformedError(f"{_shown(uri)}: http works on this machine only", hint="use https")
     path = parts.path.strip("/")
     if path:
         check_key(unquote(path))
-    kind = HTTPConnection if parts.scheme == "http" else HTTPSConnection
+    plain = parts.scheme == "http"
+    kind = HTTPConnection if plain else HTTPSConnection
+    port = parts.port or (80 if plain else 443)
     return HttpStorage(lambda: kind(host, port), quote(unquote(path), safe="/"), name=uri, retries=retries)

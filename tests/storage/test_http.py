@@ -296,3 +296,11 @@ def test_whatever_a_server_says_only_our_errors_come(answer: bytes) -> None:
     ):
         with HttpStorage(lambda: Canned(answer), retries=retries) as store, contextlib.suppress(EphemeralError):
             ask(store)
+
+
+def test_other_bytes_on_a_second_try_are_noticed(store: HttpStorage, proxy: Proxy) -> None:
+    proxy.break_(Act.TRUNCATE, method="GET", count=500_000)
+    proxy.break_(Act.EDIT, method="GET", headers={"ETag": '"another"'})
+    with pytest.raises(RejectedError) as caught:
+        read_all(store)
+    assert caught.value.code == "OBJECT_CHANGED"

@@ -1,8 +1,11 @@
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.errors import EphemeralError, MalformedError, UnavailableError
 from ephemeralml.storage.file import FileStorage
 from ephemeralml.storage.gcs import GcsStorage
 from ephemeralml.storage.http import HttpStorage
@@ -77,6 +80,16 @@ def test_a_name_leads_to_its_adapter(uri: str, kind: type) -> None:
         "https://host:99999/a",
         "https://host/../a",
         "https://host/%2e%2e/a",
+        "https://[/a",
+        "https://[::1/a",
+        "https://host:x/a",
+        "https://ho st/a",
+        "https://ho\nst/a",
+        "https://\u00fc.example/a",
+        "https://-/a",
+        "file://[",
+        "file:///a\nb",
+        "file:///a%00b",
         "http://example.org/a",
         "http://127.0.0.1.example.org/a",
     ],
@@ -152,3 +165,17 @@ def test_a_source_follows_no_link_and_names_what_is_missing(tmp_path: Path) -> N
     for name in ("link", "missing"):
         with pytest.raises(UnavailableError, match=name):
             FileSource(tmp_path / name)
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(["", "file://", "http://", "https://", "ftp://", "s3:/", "gs:"]), st.text(max_size=60))
+def test_any_text_is_a_place_or_malformed(scheme: str, rest: str) -> None:
+    with suppress(EphemeralError), open_storage(scheme + rest):
+        pass
+
+
+@pytest.mark.fuzz
+@given(st.text(max_size=80))
+def test_any_text_is_a_key_or_malformed(text: str) -> None:
+    with suppress(MalformedError):
+        assert ".." not in check_key(text).split("/")
