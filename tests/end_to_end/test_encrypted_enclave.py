@@ -175,6 +175,10 @@ def test_other_measurements_get_no_key(site: Site) -> None:
     assert json.loads(done.stdout)["code"] == "KEY_RELEASE_DENIED"
     assert "error: boot step 'key release':" in done.stderr
     assert "hint: " in done.stderr
+    # What the enclave has to say reaches its host without a console.
+    said = (site.folder / "host.log").read_text()
+    assert '"event": "boot_failed", "code": "key_release_denied"' in said
+    assert '"step": "key_release", "status": "failed"' in said
 
 
 def test_another_byte_of_the_configuration_gets_no_key(site: Site) -> None:
