@@ -198,10 +198,14 @@ def uploaded_document(folder: Path, destination: str, done: Upload) -> dict[str,
 def print_uploaded(out: "Printer", document: dict[str, Any]) -> None:
     """Print what ``model upload`` did."""
     _line(out, "model", f"{document['model_id']} {document['version']}")
-    _line(out, "stored", f"{len(document['stored'])} objects, {_size(document['bytes'])}, {document['destination']}")
+    _line(out, "stored", f"{_objects(document['stored'])}, {_size(document['bytes'])}, {document['destination']}")
     if document["skipped"]:
-        _line(out, "skipped", f"{len(document['skipped'])} objects that lay there already")
+        _line(out, "skipped", f"{_objects(document['skipped'])} that lay there already")
     _line(out, "model hash", document["model_hash"])
+
+
+def _objects(keys: Sequence[str]) -> str:
+    return "1 object" if len(keys) == 1 else f"{len(keys)} objects"
 
 
 def downloaded_document(source: str, folder: Path, verified: VerifiedManifest) -> dict[str, Any]:
