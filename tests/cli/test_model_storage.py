@@ -233,6 +233,20 @@ def test_an_interrupted_download_is_finished_by_the_same_command(
     assert {path.name for path in place.iterdir()} == {"p"}
 
 
+def test_an_object_that_changes_meanwhile_is_refused_and_nothing_left(
+    s3: S3Server, package: Path, place: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert upload(package, bucket).exit_code == 0
+    monkeypatch.setattr(arrival, "RANGE_BYTES", 4_096)
+    weights = max((package / "blobs").iterdir(), key=lambda path: path.stat().st_size).name
+    with faulty_proxy(s3.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        proxy.break_(Act.EDIT, method="GET", part=weights, skip=3, headers={"ETag": '"another"'})
+        done = download(bucket, place / "p", "--json")
+    assert (done.exit_code, done.json["code"]) == (3, "OBJECT_CHANGED"), done.stderr
+    assert list(place.iterdir()) == []
+
+
 def test_resets_and_503s_on_the_way_are_not_noticed(
     s3: S3Server, package: Path, place: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
