@@ -22,7 +22,7 @@ from ephemeralml.keyrelease.local import state as states
 from ephemeralml.keyrelease.local.audit_log import AuditLog
 from ephemeralml.keyrelease.local.database import exclusive
 from ephemeralml.keyrelease.local.desk import Desk
-from ephemeralml.keyrelease.local.state import KeySource
+from ephemeralml.keyrelease.local.state import AUTHORITY, KeySource
 from ephemeralml.transport import Address, Scheme, tcp, unix
 
 BANNER = "software key store: keys are as safe as this machine"
@@ -52,35 +52,52 @@ class Plan:
         return self.trust if self.trust in ("local", "aws") else "file"
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where to listen, as the options say it."""
+
+    listen: str
+    tls: tuple[Path, Path] | None
+    insecure_http: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RootsWish:
+    """Whose documents to trust, as the options say it."""
+
+    trust: str
+    authority: Path | None
+    init: bool
+
+
 def plan(
-    listen: str,
-    *,
-    tls: tuple[Path, Path] | None,
-    insecure_http: bool,
-    trust: str,
-    authority: Path,
-    make_authority: bool,
-    max_document_age: timedelta | None,
-    cms_form: str,
-    drain: float,
+    where: Where, roots: RootsWish, state: Path, *, max_document_age: float | None, cms_form: str, drain: float
 ) -> Plan:
     """Check the options that say how to serve.
 
     Raises:
         UsageError: They cannot be meant.
     """
-    address = _address(listen)
-    if not address.loopback and tls is None and not insecure_http:
+    address = _address(where.listen)
+    if not address.loopback and where.tls is None and not where.insecure_http:
         raise console.usage(
-            f"other machines can reach {listen}, and without TLS data keys cross in the clear",
+            f"other machines can reach {where.listen}, and without TLS data keys cross in the clear",
             hint="add --tls CERT KEY, listen on 127.0.0.1, or accept it with --insecure-http",
         )
-    if address.scheme is Scheme.UNIX and tls is not None:
+    if address.scheme is Scheme.UNIX and where.tls is not None:
         raise console.usage("--tls is for TCP; a unix socket's mode keeps others out")
     if cms_form not in CMS_FORMS:
         raise console.usage(f"no such form of content: {cms_form!r}", hint=f"use one of {', '.join(CMS_FORMS)}")
-    forms = CMS_FORMS[cms_form]
-    return Plan(address, tls, trust, authority, make_authority, max_document_age, forms, drain)
+    return Plan(
+        address=address,
+        tls=where.tls,
+        trust=roots.trust,
+        authority=roots.authority if roots.authority is not None else state / AUTHORITY,
+        make_authority=roots.init and roots.authority is None and roots.trust == "local",
+        max_document_age=timedelta(seconds=max_document_age) if max_document_age is not None else None,
+        cms_forms=CMS_FORMS[cms_form],
+        drain=drain,
+    )
 
 
 def run(chosen: Plan, folder: Path, source: KeySource, made: list[kms_state.Made]) -> None:

@@ -39,12 +39,47 @@ def key_source(text: str) -> KeySource:
         raise console.usage(f"--state-key: {error.message}", hint=error.hint) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What is asked for besides serving; no two of these together."""
+
+    init: bool
+    verify_audit: bool
+    export: Path | None
+    restore: Path | None
+
+    def check(self, *, place: tuple[str | None, str | None], identity: Path | None, names: list[str]) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            UsageError: They do.
+        """
+        if sum((self.init, self.verify_audit, self.export is not None, self.restore is not None)) > 1:
+            raise console.usage("--init, --verify-audit, --export and --import are different jobs")
+        if not self.init and place != (None, None):
+            raise console.usage("--account and --region are fixed when the state is made", hint="use them with --init")
+        if identity is not None and len(names) != 1:
+            raise console.usage("--identity-policy needs exactly one --add-principal")
+
+
+def do(jobs: Jobs, folder: Path, source: KeySource, *, force: bool) -> bool:
+    """Do the job that ends when it is done, if one is asked for, and return whether there was one."""
+    if jobs.verify_audit:
+        verify_audit(folder, source)
+    elif jobs.export is not None:
+        export(folder, source, jobs.export, force=force)
+    elif jobs.restore is not None:
+        restore(folder, source, jobs.restore)
+    else:
+        return False
+    return True
+
+
 def prepare(
     folder: Path,
     source: KeySource,
     *,
-    account: str | None,
-    region: str | None,
+    place: tuple[str | None, str | None],
     init: bool,
     names: list[str],
     identity: Path | None,
@@ -61,12 +96,13 @@ def prepare(
         policies.append(text.decode(errors="replace"))
     made = []
     if init:
+        account, region = place
         try:
-            place = Names(account or DEFAULT_ACCOUNT, region or DEFAULT_REGION)
+            home = Names(account or DEFAULT_ACCOUNT, region or DEFAULT_REGION)
         except ValueError as error:
             raise console.usage(str(error)) from error
-        path = state.create(folder, source, place, clock.now())
-        made.append(Made(principals.ADMINISTRATOR, place.principal(principals.ADMINISTRATOR)[1], path))
+        path = state.create(folder, source, home, clock.now())
+        made.append(Made(principals.ADMINISTRATOR, home.principal(principals.ADMINISTRATOR)[1], path))
     if names:
         with state.opened(folder, source) as opened:
             for name in names:

@@ -1,12 +1,10 @@
 """`ephemeralml kms`: a local key server, and the policies of keys."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ephemeralml.cli import console
 from ephemeralml.cli.commands import kms_policy
 
 app = typer.Typer(no_args_is_help=True, help="Key release: a local KMS that enforces attestation, and key policies.")
@@ -99,38 +97,19 @@ def serve(
     from ephemeralml.cli import kms_serve, kms_state
 
     source = kms_state.key_source(state_key)
-    if sum((verify_audit, export is not None, import_ is not None, init)) > 1:
-        raise console.usage("--init, --verify-audit, --export and --import are different jobs")
-    if not init and (account is not None or region is not None):
-        raise console.usage("--account and --region are fixed when the state is made", hint="use them with --init")
-    if identity_policy is not None and len(add_principal or ()) != 1:
-        raise console.usage("--identity-policy needs exactly one --add-principal")
-    if verify_audit:
-        kms_state.verify_audit(state, source)
-        return
-    if export is not None:
-        kms_state.export(state, source, export, force=force)
-        return
-    if import_ is not None:
-        kms_state.restore(state, source, import_)
+    jobs = kms_state.Jobs(init, verify_audit, export, import_)
+    jobs.check(place=(account, region), identity=identity_policy, names=add_principal or [])
+    if kms_state.do(jobs, state, source, force=force):
         return
     plan = None
     if init or listen is not None or not add_principal:
-        plan = kms_serve.plan(
-            listen or DEFAULT_LISTEN,
-            tls=tls,
-            insecure_http=insecure_http,
-            trust=trust,
-            authority=authority if authority is not None else state / "authority",
-            make_authority=init and authority is None and trust == "local",
-            max_document_age=timedelta(seconds=max_document_age) if max_document_age is not None else None,
-            cms_form=cms_form,
-            drain=drain,
-        )
+        roots = kms_serve.RootsWish(trust, authority, init)
+        where = kms_serve.Where(listen or DEFAULT_LISTEN, tls, insecure_http)
+        plan = kms_serve.plan(where, roots, state, max_document_age=max_document_age, cms_form=cms_form, drain=drain)
     made = kms_state.prepare(
-        state, source, account=account, region=region, init=init, names=add_principal or [], identity=identity_policy
+        state, source, place=(account, region), init=init, names=add_principal or [], identity=identity_policy
     )
     if plan is None:
         kms_state.print_made(made)
-        return
-    kms_serve.run(plan, state, source, made)
+    else:
+        kms_serve.run(plan, state, source, made)
