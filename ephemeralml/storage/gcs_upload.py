@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -146,7 +147,7 @@ class Session:
             explained("write", self._place),
             self._http.put(
                 self._url,
-                data=bytes(payload),
+                data=BytesIO(payload) if payload else b"",  # in small blocks, as in `s3_upload`
                 headers={"Content-Range": content_range, "Content-Type": "application/octet-stream"},
                 timeout=(limit.timeout(stall), limit.timeout(stall)),
                 allow_redirects=False,

@@ -137,9 +137,9 @@ class Pool:
                 link.arm()
                 link.connection.request(method, path, body, dict(headers))
                 return link, link.connection.getresponse()
-            except (OSError, HTTPException):
+            except (OSError, HTTPException) as error:
                 link.connection.close()
-                if not link.used or limit.left() <= 0:
+                if not link.used or isinstance(error, TimeoutError):
                     raise
                 # The server closed a kept connection in between: no fault, and not counted as a try.
             except BaseException:

@@ -62,8 +62,12 @@ def _shown(uri: str) -> str:
     return ascii(plain.partition("?")[0])[:96]
 
 
-def _state_folder() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ephemeralml" / "uploads"
+def _state_folder() -> Path | None:
+    try:
+        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    except RuntimeError:  # a user without a home
+        return None
+    return base / "ephemeralml" / "uploads"
 
 
 def _folder(path: str) -> Storage:

@@ -3,6 +3,9 @@
 S3 keeps the parts of an unfinished upload and lists them with sizes and checksums. What
 is listed and equals the bytes at hand is not sent again. No object is seen before the
 last step, which S3 does whole.
+
+Bodies are handed on as files: the libraries send bytes in one call, all of which has to be
+done within the timeout, and files in small blocks, each of which has. A slow line is no stall.
 """
 
 import hashlib
@@ -13,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ephemeralml.errors import EphemeralError, UnavailableError
@@ -83,7 +87,7 @@ class Target:
             lambda: self.client.put_object(
                 Bucket=self.bucket,
                 Key=self.key,
-                Body=data,
+                Body=BytesIO(data),
                 ContentType=_CONTENT_TYPE,
                 ChecksumSHA256=_base64_digest(data),
                 Metadata=metadata,
@@ -184,7 +188,7 @@ class Multipart:
                 Key=self._target.key,
                 UploadId=self._id,
                 PartNumber=number,
-                Body=data,
+                Body=BytesIO(data),
                 ChecksumSHA256=digest,
             ),
         )

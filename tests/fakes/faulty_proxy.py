@@ -20,6 +20,8 @@ class Act(Enum):
     """The connection is reset before anything is forwarded."""
     RESET_UPLOAD = auto()
     """The connection is reset after `count` bytes of the request's body."""
+    SLOW_UPLOAD = auto()
+    """The request's body is taken slowly, `count` bytes in a fifth of a second."""
     STATUS = auto()
     """The proxy answers `count` itself."""
     STALL = auto()
@@ -117,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and act is Act.RESET_UPLOAD:
             self.count_upload(len(self.rfile.read(min(length, fault.count))))
             return self.reset()
-        body = self.rfile.read(length)
+        body = self.slowly(length, fault.count) if fault and act is Act.SLOW_UPLOAD else self.rfile.read(length)
         with proxy.lock:
             proxy.seen.append(Seen(self.command, self.path, self.headers, len(body)))
         self.count_upload(len(body))
@@ -189,6 +191,13 @@ class _Handler(BaseHTTPRequestHandler):
                 for byte in data:
                     self.connection.send(bytes([byte]))
                     time.sleep(0.05)
+
+    def slowly(self, length: int, step: int) -> bytes:
+        body = bytearray()
+        while len(body) < length:
+            time.sleep(0.2)
+            body += self.rfile.read(min(step, length - len(body)))
+        return bytes(body)
 
     def count_upload(self, count: int) -> None:
         with self.server.proxy.lock:

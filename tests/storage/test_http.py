@@ -304,3 +304,15 @@ def test_other_bytes_on_a_second_try_are_noticed(store: HttpStorage, proxy: Prox
     with pytest.raises(RejectedError) as caught:
         read_all(store)
     assert caught.value.code == "OBJECT_CHANGED"
+
+
+def test_a_server_that_falls_silent_is_asked_no_more_often_for_its_kept_connections(proxy: Proxy, folder: str) -> None:
+    retries = Retries(RetryPolicy(tries=2, first_wait=0, longest_wait=0, stall=0.3))
+    with open_storage(f"{proxy.endpoint}/{folder}", retries=retries) as store:
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda at: store.read("blobs/a.eml", at, at + 300_000), range(6)))
+        proxy.forget()
+        proxy.break_(Act.STALL, times=99)
+        with pytest.raises(UnavailableError, match="the server is silent, 2 times"):
+            store.read_into("blobs/a.eml", 0, memoryview(bytearray(10)))
+        assert len(proxy.seen) == 2
