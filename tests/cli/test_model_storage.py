@@ -10,7 +10,7 @@ import pytest
 
 from ephemeralml.model import arrival, envelope
 from tests.cli.runner import Result, run
-from tests.fakes import s3_server
+from tests.fakes import gcs_server, s3_server
 from tests.fakes.faulty_proxy import Act, faulty_proxy
 from tests.fakes.key_source import OneKey
 from tests.fakes.packages import PUBLISHER, STRANGER, encrypted_package, signed_package
@@ -173,6 +173,22 @@ def test_there_and_back_through_s3(package: Path, place: Path, bucket: str) -> N
     assert (done.exit_code, len(done.json["stored"])) == (0, 8), done.stderr
     assert upload(package, bucket, "--json").json["stored"] == []
     assert download(bucket, place / "p").exit_code == 0
+    assert files(place / "p") == files(package)
+
+
+def test_there_and_back_through_gcs(
+    package: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with gcs_server.gcs_emulator() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        dest = f"gs://{gcs_server.BUCKET}/packages/tiny"
+        done = upload(package, dest, "--json")
+        assert (done.exit_code, len(done.json["stored"])) == (0, 8), done.stderr
+        assert upload(package, dest, "--json").json["stored"] == []
+        assert download(dest, place / "p").exit_code == 0
+        refused(upload(package, "gs://there-is-no-such-bucket/p"), 5, says="there-is-no-such-bucket")
     assert files(place / "p") == files(package)
 
 
