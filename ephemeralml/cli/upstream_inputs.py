@@ -38,7 +38,8 @@ OmsTrustConfig = Annotated[
 
 def bundle_beside(model: Path) -> Path:
     """Return where a model's signature lies by default: outside, as ``NAME.sig``."""
-    return model.with_name(f"{model.resolve().name}.sig")
+    root = model.resolve()
+    return root.with_name(f"{root.name}.sig") if model.name in ("", "..") else model.with_name(f"{model.name}.sig")
 
 
 @dataclass(frozen=True, slots=True)

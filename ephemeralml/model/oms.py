@@ -83,14 +83,13 @@ def verify_upstream(model: Path, bundle: Path, trust: Trust, *, uncovered: froze
     return Upstream(hashlib.sha256(data).digest(), files, uncovered)
 
 
-def sign_upstream(model: Path, bundle: Path, private_key: Path, *, ignored: frozenset[Path] = frozenset()) -> None:
+def sign_upstream(model: Path, bundle: Path, private_key: Path) -> None:
     """Sign the plaintext model at *model* with an elliptic-curve key and write the bundle.
 
     Args:
         model: The model's folder, or its one file.
         bundle: The file to write; not one of the model's.
         private_key: PEM; P-256, P-384 or P-521, unencrypted.
-        ignored: Paths that are no part of the model.
 
     Raises:
         MalformedError: The key is none of these, or the model has a link.
@@ -100,7 +99,7 @@ def sign_upstream(model: Path, bundle: Path, private_key: Path, *, ignored: froz
     hashing, signing, _ = _library()
     try:
         with redirect_stdout(io.StringIO()):
-            chosen = hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)
+            chosen = hashing.Config().set_ignored_paths(paths=(), ignore_git_paths=False)
             config = signing.Config().set_hashing_config(chosen).use_elliptic_key_signer(private_key=private_key)
             config.sign(model, bundle)
     except OSError as error:

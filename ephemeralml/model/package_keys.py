@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from ephemeralml.crypto.data_key import DEK_BYTES, SecretBytes, WrappedKey
 from ephemeralml.errors import EphemeralError, IncompleteError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.model.blobs import BlobStore
-from ephemeralml.model.encryption import expected_context
+from ephemeralml.model.encryption import MANIFEST_PAIR, encryption_context
 from ephemeralml.model.keys_file import MAX_KEYS_BYTES, parse_keys
-from ephemeralml.model.manifest import Suite
+from ephemeralml.model.manifest import Manifest, Suite
 from ephemeralml.model.package import KEYS_NAME
 from ephemeralml.model.verify import VerifiedManifest
 
@@ -44,9 +44,26 @@ def check_keys(verified: VerifiedManifest, store: BlobStore) -> tuple[WrappedKey
     if verified.manifest.suite is Suite.NONE:
         return ()
     entries = read_keys(store)
-    for entry in entries:
-        expected_context(verified, entry)
+    check_contexts(verified.manifest, verified.payload, entries)
     return entries
+
+
+def check_contexts(said: Manifest, payload: bytes, entries: Sequence[WrappedKey]) -> None:
+    """Refuse wrapped keys that are not bound to the manifest *said*, whoever signed its *payload*.
+
+    Raises:
+        RejectedError: With code CONTEXT_MISMATCH.
+    """
+    for entry in entries:
+        bound = payload if MANIFEST_PAIR in entry.context else None
+        expected = encryption_context(said.model_id, said.version, bound)
+        if dict(entry.context) != expected:
+            raise RejectedError(
+                "a wrapped key in keys.json is not bound to this package",
+                code="CONTEXT_MISMATCH",
+                expected=expected,
+                actual=dict(entry.context),
+            )
 
 
 def first_opened(entries: Sequence[WrappedKey], unwrap: Callable[[WrappedKey], SecretBytes]) -> SecretBytes:

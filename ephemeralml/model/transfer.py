@@ -22,12 +22,11 @@ from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.model import envelope, manifest
 from ephemeralml.model.arrival import receive
 from ephemeralml.model.blobs import BlobStore, check_size
-from ephemeralml.model.encryption import expected_context
 from ephemeralml.model.envelope import MAX_ENVELOPE_BYTES
 from ephemeralml.model.keys_file import parse_keys
 from ephemeralml.model.manifest import MAX_FILES, Manifest, Suite
 from ephemeralml.model.package import BLOB_FOLDER, KEYS_NAME, MANIFEST_NAME, Package
-from ephemeralml.model.package_keys import keys_bytes
+from ephemeralml.model.package_keys import check_contexts, keys_bytes
 from ephemeralml.model.part_folder import PartFolder
 from ephemeralml.model.verify import VerifiedManifest, check_blobs, verify_manifest
 from ephemeralml.progress import Progress, Silent
@@ -135,7 +134,7 @@ def upload_package(
     """Store the signed package as objects below *store*.
 
     1. The manifest parses and is signed; whose signature it is, the caller checks.  UNSIGNED
-    2. Layout, sizes and digests are the manifest's, ``keys.json`` parses.           as `verify_package`
+    2. Layout, sizes and digests are the manifest's, ``keys.json`` is bound to it.   as `model verify`
     3. What lies there already is equal, or *force* is given.                        OBJECT_EXISTS
     4. The blobs go first, then ``keys.json``, the manifest last.
 
@@ -155,7 +154,7 @@ def upload_package(
     parsed = manifest.parse(signed.payload)
     # 2
     check_blobs(package, parsed, progress=progress)
-    objects = list(_objects(package, parsed))
+    objects = list(_objects(package, parsed, signed.payload))
     # 3
     progress.step("compare")
     waiting, replaced = _missing(store, objects, force=force)
@@ -175,13 +174,13 @@ def upload_package(
     return Upload(parsed, hashlib.sha256(signed.payload).digest(), sent, skipped, total, left)
 
 
-def _objects(package: Package, parsed: Manifest) -> Iterator[_Object]:
+def _objects(package: Package, parsed: Manifest, payload: bytes) -> Iterator[_Object]:
     """Yield what a package consists of, in the order in which it is stored."""
     for file in parsed.files:
         yield _Object(file.blob, file.blob_size, file.blob_sha256)
     if parsed.suite is not Suite.NONE:
         keys = keys_bytes(package)
-        parse_keys(keys)
+        check_contexts(parsed, payload, parse_keys(keys))
         yield _Object(KEYS_NAME, len(keys), hashlib.sha256(keys).digest())
     data = package.manifest_bytes()
     yield _Object(MANIFEST_NAME, len(data), hashlib.sha256(data).digest())
@@ -274,8 +273,8 @@ def download_package(
     )
     # 2
     keys = None if verified.manifest.suite is Suite.NONE else keys_bytes(store)
-    for entry in parse_keys(keys) if keys is not None else ():
-        expected_context(verified, entry)
+    if keys is not None:
+        check_contexts(verified.manifest, verified.payload, parse_keys(keys))
     # 3
     with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="sizes") as pool:
         list(pool.map(lambda file: check_size(store, file), verified.manifest.files))
@@ -307,8 +306,8 @@ def _manifest_bytes(store: BlobStore) -> bytes:
 
 def _check_free(folder: Path, *, replace: bool) -> None:
     """Refuse a destination that exists; even *replace* takes only what looks like a package."""
-    if not folder.parent.is_dir():
-        raise UnavailableError(f"the folder of {str(folder)!r} does not exist")
+    if folder.name in ("", "..") or not folder.parent.is_dir():
+        raise UnavailableError(f"{str(folder)!r} is no name for a new folder, or its own does not exist")
     if not os.path.lexists(folder):
         return
     if not replace:

@@ -201,7 +201,10 @@ def test_a_signature_can_lie_inside_of_the_model_or_elsewhere(upstream: tuple[Pa
     encrypt = ("model", "encrypt", model, *ENCRYPT, "--oms-key", upstream[1], "--out")
     assert run(*encrypt, tmp_path / "p", "--oms-signature", tmp_path / "s").exit_code == 0
     refused(run(*encrypt, tmp_path / "q"), 2, says="--oms-signature")
-    (tmp_path / "s").rename(model / "model.sig")
+    (tmp_path / "s").rename(tmp_path / "model.sig")
+    here = ("model", "encrypt", ".", *encrypt[3:])
+    assert run(*here, "../here", cwd=model).exit_code == 0
+    (tmp_path / "model.sig").rename(model / "model.sig")
     assert run(*encrypt, tmp_path / "q").exit_code == 0
 
 

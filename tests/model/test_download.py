@@ -324,6 +324,12 @@ def test_a_destination_needs_its_folder(store: ObjectStore, out: Path) -> None:
         download(store, out / "deeper" / "package")
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_destination_needs_a_name(store: ObjectStore, name: str) -> None:
+    with pytest.raises(UnavailableError, match="no name"):
+        download(store, Path(name), replace=True)
+
+
 def test_malformed_is_not_unavailable(store: ObjectStore, out: Path) -> None:
     store.objects["manifest.json"] = b"{}"
     with pytest.raises(MalformedError):

@@ -150,6 +150,11 @@ FAULTS = {
     "truncated": (truncate_blob, RejectedError, "SIZE_MISMATCH"),
     "no keys": (lambda folder: (folder / "keys.json").unlink(), UnavailableError, None),
     "broken keys": (lambda folder: (folder / "keys.json").write_text("[]"), MalformedError, None),
+    "keys of another version": (
+        lambda folder: (folder / "keys.json").write_text((folder / "keys.json").read_text().replace("1.0.0", "1.0.1")),
+        RejectedError,
+        "CONTEXT_MISMATCH",
+    ),
     "large keys": (lambda folder: (folder / "keys.json").write_text(json.dumps(["x" * 70_000])), MalformedError, None),
     "extra file": (lambda folder: (folder / "extra").write_text(""), MalformedError, None),
     "no blob": (lambda folder: next((folder / "blobs").iterdir()).unlink(), UnavailableError, None),
