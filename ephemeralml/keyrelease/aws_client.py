@@ -87,7 +87,7 @@ def call(client: "KMSClient", operation: str, asked: Asked, fields: Mapping[str,
     except _NO_CREDENTIALS as error:
         raise faults.credentials_missing(asked) from error
     except SSLError as error:
-        raise faults.not_answering(asked, "its TLS certificate does not verify") from error
+        raise faults.not_answering(asked, "TLS fails, or its certificate does not verify") from error
     except (HTTPClientError, BotoConnectionError, ResponseParserError) as error:
         raise TransientError(faults.not_answering(asked, type(error).__name__)) from error
     except BotoCoreError as error:

@@ -110,7 +110,7 @@ class GcpKms:
         gcp_client.refuse_detours(environment)
         places = services or gcp_client.GOOGLE
         credentials = gcp_client.WorkloadCredentials(source, checked_provider(provider), places)
-        return cls(uri, connect=lambda _: gcp_client.connect(credentials, places), attested=True, **options)
+        return cls(uri, connect=lambda _: gcp_client.connect_directly(credentials, places), attested=True, **options)
 
     @property
     def uri(self) -> str:

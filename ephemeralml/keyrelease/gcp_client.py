@@ -157,13 +157,29 @@ def operator_credentials(asked: Asked) -> Any:
     return credentials
 
 
+class _DirectTransport(KeyManagementServiceRestTransport):
+    """Takes no proxy, certificate authority or password from the environment."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._session.trust_env = False
+
+
 def connect(credentials: Any, services: Services = GOOGLE) -> KeyManagementServiceClient:
-    """Make a client of Cloud KMS over REST."""
-    return KeyManagementServiceClient(
-        transport=KeyManagementServiceRestTransport(
-            host=services.kms_host, url_scheme=services.kms_scheme, credentials=credentials
-        )
-    )
+    """Make a client of Cloud KMS over REST, for a publisher."""
+    return _client(KeyManagementServiceRestTransport, credentials, services)
+
+
+def connect_directly(credentials: Any, services: Services = GOOGLE) -> KeyManagementServiceClient:
+    """Make a client for a workload, whose connection nothing around it leads elsewhere."""
+    return _client(_DirectTransport, credentials, services)
+
+
+def _client(
+    transport: type[KeyManagementServiceRestTransport], credentials: Any, services: Services
+) -> KeyManagementServiceClient:
+    made = transport(host=services.kms_host, url_scheme=services.kms_scheme, credentials=credentials)
+    return KeyManagementServiceClient(transport=made)
 
 
 def call(operation: Callable[[], Answer], asked: Asked) -> Answer:

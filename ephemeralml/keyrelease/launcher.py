@@ -28,6 +28,8 @@ DEADLINE_SECONDS = 10.0
 TOKEN_REFUSED = "CSJWT_CREDENTIAL_REFUSED"  # noqa: S105 - a code, no password
 """Code of a token that is not the credential it should be."""
 
+_SHORTEST_WAIT = 0.001
+# A timeout of zero would mean not to wait at all, with another error.
 _PROVIDER = re.compile(
     r"//iam\.googleapis\.com/projects/[0-9]{1,20}/locations/global/"
     r"workloadIdentityPools/[a-z0-9-]{4,32}/providers/[a-z0-9-]{4,32}"
@@ -103,11 +105,8 @@ def _ask(path: Path, body: bytes, deadline: float) -> bytes:
             data += chunk
             if len(data) > MAX_TOKEN_BYTES:
                 raise MalformedError(f"the launcher's token has over {MAX_TOKEN_BYTES} bytes")
-            left = end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
             if connection.sock is not None:
-                connection.sock.settimeout(left)
+                connection.sock.settimeout(max(end - time.monotonic(), _SHORTEST_WAIT))
     except (OSError, http.client.HTTPException) as error:
         raise KeyUnavailableError(
             f"the launcher at {path} does not answer: {type(error).__name__}",

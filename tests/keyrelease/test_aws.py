@@ -1,5 +1,6 @@
 """The AWS client against the real `kms serve`: key-release.md sections 1 to 3."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,6 +78,17 @@ def test_generate_and_release(stage: Stage) -> None:
     enclave = stage.enclave
     assert bytes(stage.parent.unwrap(wrapped, attester=enclave).reveal()) == dek
     assert stage.wrapped()[0] != dek
+
+
+def test_the_recipient_is_dropped_whatever_comes_of_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, wrapped = stage.wrapped()
+    for pcrs in (IMAGE, {**IMAGE, 0: b"\x01" * 48}):
+        recipient = RecipientKey.generate()
+        with monkeypatch.context() as patch, contextlib.suppress(RejectedError):
+            patch.setattr(RecipientKey, "generate", lambda made=recipient: made)
+            stage.parent.unwrap(wrapped, attester=replace(stage.enclave, pcrs=pcrs))
+        with pytest.raises(RuntimeError, match="dropped"):
+            recipient.open(b"")
 
 
 def test_wrap_an_existing_key(stage: Stage) -> None:

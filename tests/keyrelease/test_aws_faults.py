@@ -214,6 +214,13 @@ def test_a_service_that_is_not_there(kms: Callable[[str], AwsKms], waits: list[f
     assert len(waits) == 4
 
 
+def test_a_service_whose_tls_fails(kms: Callable[[str], AwsKms], waits: list[float]) -> None:
+    with serving(RELEASED) as service:
+        found = failure(lambda: released(kms(service.endpoint.replace("http:", "https:"))))
+    assert "TLS fails" in found.message
+    assert waits == []
+
+
 def test_no_credentials(kms: Callable[[str], AwsKms], monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -358,6 +358,15 @@ def test_proxies_and_foreign_authorities_are_refused(name: str) -> None:
     assert caught.value.code == "KEY_DETOUR"
 
 
+def test_what_is_set_later_leads_nowhere_either(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    dek, wrapped = cloud.wrapped()
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert cloud.unwrap(wrapped) == dek
+
+
 def test_the_provider_must_be_one() -> None:
     with pytest.raises(MalformedError, match="not a workload identity provider"):
         GcpKms.of_workload(URI, Launcher(), "https://sts.googleapis.com", environment={})  # type: ignore[arg-type]

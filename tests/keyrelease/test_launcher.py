@@ -1,6 +1,8 @@
 """The credential of a Confidential Space workload: key-release.md section 7."""
 
+import base64
 import inspect
+import json
 import socket
 import struct
 import time
@@ -83,6 +85,32 @@ def test_a_token_of_type_pki_goes_nowhere(running: Launcher, path: Path) -> None
         LauncherCredentials(PROVIDER, path=path).key_release_token()
 
 
+def part(document: dict[str, object]) -> bytes:
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=")
+
+
+@pytest.mark.parametrize(
+    ("header", "good"),
+    [
+        ({"alg": "RS256", "kid": "k"}, True),
+        ({"alg": "RS384", "kid": "k"}, False),
+        ({"alg": "none", "kid": "k"}, False),
+        ({"kid": "k"}, False),
+        ({"alg": "RS256", "kid": "k", "x5c": ["MAA="]}, False),
+        ({"alg": "RS256"}, False),
+        ({"alg": "RS256", "kid": 7}, False),
+    ],
+)
+def test_the_header_is_that_of_an_oidc_token(header: dict[str, object], good: bool) -> None:
+    claims = {"iss": launcher.ISSUER, "aud": PROVIDER}
+    token = b".".join((part(header), part(claims), b"c2ln"))
+    if good:
+        client._check(token, PROVIDER)
+    else:
+        with pytest.raises(RejectedError, match="not of type OIDC"):
+            client._check(token, PROVIDER)
+
+
 def reset(handler: QuietHandler, _: bytes) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.close_connection = True
@@ -146,6 +174,23 @@ def test_a_launcher_that_stalls_or_is_not_there(running: Launcher, path: Path) -
     with pytest.raises(UnavailableError, match="FileNotFoundError") as caught:
         LauncherCredentials(PROVIDER, path=path.with_name("none")).key_release_token()
     assert "Confidential Space" in str(caught.value.hint)
+
+
+def test_the_deadline_is_for_all_of_it(running: Launcher, path: Path) -> None:
+    def late(handler: QuietHandler, token: bytes) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(token)))
+        handler.end_headers()
+        time.sleep(0.8)
+        handler.wfile.write(token[:20])
+        handler.wfile.flush()
+        time.sleep(2)
+
+    running.respond = late
+    begun = time.monotonic()
+    with pytest.raises(UnavailableError, match="TimeoutError"):
+        LauncherCredentials(PROVIDER, path=path, deadline=1.0).key_release_token()
+    assert time.monotonic() - begun < 1.5
 
 
 @pytest.mark.fuzz
