@@ -13,14 +13,14 @@ from pathlib import Path
 from socket import socket
 
 from ephemeralml import clock
-from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, Authority
+from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, ROOT_KEY, Authority
 from ephemeralml.attestation.roots import AWS_NITRO, RootKind, TrustRoots, is_software_root
 from ephemeralml.cli import console, kms_state
 from ephemeralml.cli.address_option import parse_address
 from ephemeralml.errors import EphemeralError, MalformedError
 from ephemeralml.keyrelease.local import state as states
 from ephemeralml.keyrelease.local.audit_log import AuditLog
-from ephemeralml.keyrelease.local.database import exclusive
+from ephemeralml.keyrelease.local.database import FILE, exclusive
 from ephemeralml.keyrelease.local.desk import Desk
 from ephemeralml.keyrelease.local.state import AUTHORITY, KeySource
 from ephemeralml.transport import Address, Scheme, tcp, unix
@@ -102,14 +102,23 @@ def plan(
 
 def run(chosen: Plan, folder: Path, source: KeySource, made: list[kms_state.Made]) -> None:
     """Serve until a signal; see `ephemeralml kms serve`."""
-    if chosen.make_authority:
-        Authority.create(chosen.authority)
+    if not chosen.address.loopback and chosen.tls is None:
+        console.current().warning(f"data keys cross the network in the clear: {chosen.address} serves without TLS")
     _log_to_stderr()
     with exclusive(folder), states.opened(folder, source) as opened:
         roots = _roots(chosen.trust, chosen.authority)
         desk = Desk(opened.store, opened.names, roots, chosen.max_document_age, chosen.cms_forms)
         audit = AuditLog.open(states.audit_path(folder), states.known_head(opened.store))
         asyncio.run(_serve(chosen, desk, audit, made))
+
+
+def make_authority(chosen: Plan, folder: Path) -> None:
+    """Make the software root of a state that is about to be made; one of a making cut short is made again or kept."""
+    if not chosen.make_authority or (folder / FILE).exists():
+        return
+    if not (chosen.authority / ROOT_CERTIFICATE).exists():
+        (chosen.authority / ROOT_KEY).unlink(missing_ok=True)
+        Authority.create(chosen.authority)
 
 
 async def _serve(chosen: Plan, desk: Desk, audit: AuditLog, made: list[kms_state.Made]) -> None:

@@ -60,6 +60,15 @@ class Jobs:
             raise console.usage("--account and --region are fixed when the state is made", hint="use them with --init")
         if identity is not None and len(names) != 1:
             raise console.usage("--identity-policy needs exactly one --add-principal")
+        _home(place)
+
+
+def _home(place: tuple[str | None, str | None]) -> Names:
+    account, region = place
+    try:
+        return Names(account or DEFAULT_ACCOUNT, region or DEFAULT_REGION)
+    except ValueError as error:
+        raise console.usage(str(error)) from error
 
 
 def do(jobs: Jobs, folder: Path, source: KeySource, *, force: bool) -> bool:
@@ -96,11 +105,7 @@ def prepare(
         policies.append(text.decode(errors="replace"))
     made = []
     if init:
-        account, region = place
-        try:
-            home = Names(account or DEFAULT_ACCOUNT, region or DEFAULT_REGION)
-        except ValueError as error:
-            raise console.usage(str(error)) from error
+        home = _home(place)
         path = state.create(folder, source, home, clock.now())
         made.append(Made(principals.ADMINISTRATOR, home.principal(principals.ADMINISTRATOR)[1], path))
     if names:

@@ -168,7 +168,7 @@ class TestRefusals:
         result = serve(tmp_path / "state", *options)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith("error: ")
-        assert not (tmp_path / "state" / "kms.sqlite3").exists()
+        assert not (tmp_path / "state").exists()
 
     def test_no_state(self, tmp_path: Path) -> None:
         for folder in (tmp_path / "state", tmp_path):
@@ -191,6 +191,26 @@ class TestRefusals:
         for trust in (tmp_path / "roots", tmp_path / "missing"):
             result = serve(server.state, "--trust", trust, "--listen", "127.0.0.1:0")
             assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_first_start_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
+    state = tmp_path / "kms"
+    authority = state / "authority"
+    authority.mkdir(parents=True)
+    (authority / "root.key.pem").write_text("half")
+    server = KmsServer(state)
+    try:
+        server.start("--init")
+        assert server.document["roots"] == [server.authority.fingerprint.hex()]
+    finally:
+        server.stop()
+
+
+def test_other_machines_without_tls_are_warned_of(server: KmsServer) -> None:
+    exposed = KmsServer(server.state, ("--listen", "0.0.0.0:0", "--insecure-http"))
+    exposed.start()
+    exposed.stop()
+    assert "warning: data keys cross the network in the clear" in exposed.log.read_text()
 
 
 def test_add_principal_ends(server: KmsServer) -> None:

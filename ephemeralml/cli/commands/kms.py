@@ -106,6 +106,7 @@ def serve(
         roots = kms_serve.RootsWish(trust, authority, init)
         where = kms_serve.Where(listen or DEFAULT_LISTEN, tls, insecure_http)
         plan = kms_serve.plan(where, roots, state, max_document_age=max_document_age, cms_form=cms_form, drain=drain)
+        kms_serve.make_authority(plan, state)
     made = kms_state.prepare(
         state, source, place=(account, region), init=init, names=add_principal or [], identity=identity_policy
     )

@@ -17,7 +17,8 @@ from ephemeralml.crypto import strict_json
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 
 FILE = "audit.jsonl"
-MAX_LINE_BYTES = 65_536
+MAX_LINE_BYTES = 262_144
+"""Longer than any entry: an encryption context of 8,192 characters takes 98,304 bytes of JSON."""
 GENESIS = bytes(32)
 BROKEN = "KMS_AUDIT_BROKEN"
 
@@ -85,6 +86,8 @@ class AuditLog:
         body = text.encode()[:-1]
         digest = hashlib.sha256(self.head.hash + body).digest()
         line = body + _SUFFIX + digest.hex().encode() + b'"}\n'
+        if len(line) > MAX_LINE_BYTES:
+            raise OSError("a line longer than the audit log takes")
         written = os.write(self._descriptor, line)
         if written != len(line):
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)

@@ -72,3 +72,4 @@ def restore(folder: Path, source: KeySource, data: bytes) -> None:
     finally:
         opened.close()
     fresh.rename(folder / database.FILE)
+    database.sync_folder(folder)

@@ -9,6 +9,9 @@ from ephemeralml import clock
 from ephemeralml.attestation.nitro.authentic import AuthenticDocument
 from ephemeralml.keyrelease.local.records import Principal
 
+MAX_TEXT = 512
+"""Characters of a statement's name, or of a reason, in the audit log."""
+
 
 @dataclass(slots=True)
 class Trail:
@@ -47,11 +50,16 @@ class Trail:
             "module_id": self.module_id,
             "pcr0": self.pcr0,
             "decision": self.decision,
-            "statement": self.statement,
-            "reason": self.reason,
+            "statement": _cut(self.statement),
+            "reason": _cut(self.reason),
             "error": self.error,
             **self.notes,
         }
+
+
+def _cut(text: str | None) -> str | None:
+    """Return *text* bounded: a policy's author names its statements."""
+    return text if text is None or len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 @dataclass(frozen=True, slots=True)

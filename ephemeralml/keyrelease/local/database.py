@@ -90,6 +90,10 @@ class Database:
         try:
             database = cls(connection)
             database._prepare()
+        except sqlite3.OperationalError as error:
+            # No permission, no space, or another process that holds it: nothing says that it is damaged.
+            connection.close()
+            raise UnavailableError(f"cannot use {path}: {error}") from error
         except sqlite3.Error as error:
             connection.close()
             raise MalformedError(f"{path} is no intact database: {error}") from error
@@ -156,6 +160,15 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in *folder* on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.keyrelease.local.database import sync_folder
 from ephemeralml.keyrelease.local.names import Names
 from ephemeralml.keyrelease.local.records import Principal
 from ephemeralml.keyrelease.local.store import Store
@@ -78,5 +79,6 @@ def _write(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise UnavailableError(f"cannot write {path}: {error.strerror}") from error

@@ -117,16 +117,21 @@ def create(folder: Path, source: KeySource, names: Names, now: datetime) -> Path
     Raises:
         UnavailableError: There is one already, or it cannot be written.
     """
-    if (folder / database.FILE).exists():
-        raise UnavailableError(f"there is a key server's state in {folder} already", hint="leave --init out")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        fresh = folder / f".{database.FILE}.new"
-        for leftover in folder.glob(f"{fresh.name}*"):
-            leftover.unlink()
     except OSError as error:
         raise UnavailableError(f"cannot write the state in {folder}: {error.strerror}") from error
+    if (folder / database.FILE).exists():
+        raise UnavailableError(f"there is a key server's state in {folder} already", hint="leave --init out")
+    with database.exclusive(folder):
+        return _make(folder, source, names, now)
+
+
+def _make(folder: Path, source: KeySource, names: Names, now: datetime) -> Path:
+    fresh = folder / f".{database.FILE}.new"
+    for leftover in folder.glob(f"{fresh.name}*"):
+        leftover.unlink()
     salt = os.urandom(SALT_BYTES)
     key = StateKey(source.secret(folder, salt, create=True))
     opened = Database.open(fresh, create=True)
@@ -141,6 +146,7 @@ def create(folder: Path, source: KeySource, names: Names, now: datetime) -> Path
     finally:
         opened.close()
     fresh.rename(folder / database.FILE)
+    database.sync_folder(folder)
     return path
 
 

@@ -90,11 +90,11 @@ def test_half_a_line_at_the_end_is_cut_off(path: Path) -> None:
 
 def test_a_line_without_end_is_no_half_one(path: Path) -> None:
     whole = path.read_bytes()
-    path.write_bytes(whole + b"x" * 200_000)
+    path.write_bytes(whole + b"x" * 300_000)
     broken(path)
     with pytest.raises(RejectedError):
         AuditLog.open(path)
-    assert path.stat().st_size == len(whole) + 200_000
+    assert path.stat().st_size == len(whole) + 300_000
 
 
 def test_no_log(tmp_path: Path) -> None:
@@ -110,3 +110,14 @@ def test_only_our_errors_leave(data: bytes) -> None:
         file.flush()
         with suppress(RejectedError):
             verify(Path(file.name))
+
+
+def test_the_longest_entry_can_be_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog.open(path)
+    log.append({"context": {"a": "\U0001f600" * 8_191}, "statement": "ü" * 512, "reason": "ü" * 512})
+    with pytest.raises(OSError, match="longer"):
+        log.append({"context": "x" * 300_000})
+    log.append({"more": 1})
+    log.close()
+    assert verify(path).count == 2

@@ -160,6 +160,13 @@ class TestAudit:
         assert base64.b64encode(b"the secret").decode() not in text
         assert "the secret" not in text
 
+    def test_a_statements_name_is_cut(self, bench: Bench) -> None:
+        statement = {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*", "Sid": "a" * 20_000}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        _, made = bench.ask("CreateKey", Policy=policy)
+        assert bench.ask("DescribeKey", KeyId=made["KeyMetadata"]["KeyId"])[0] == 200
+        assert bench.last["statement"] == "a" * 512 + "…"
+
     def test_what_is_refused_has_its_line(self, bench: Bench) -> None:
         bench.refused("UnknownOperationException", "Sign")
         assert (bench.last["operation"], bench.last["error"]) == ("", "UnknownOperationException")
