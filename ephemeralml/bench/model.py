@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ephemeralml.bench import cold_start, container_rates, machine, object_load, package_rates
+from ephemeralml.bench import cold_start, container_rates, host_services, machine, object_load, package_rates
 from ephemeralml.bench.measure import Section
 from ephemeralml.bench.report import Report
 from ephemeralml.progress import Progress
@@ -11,6 +11,7 @@ _PARTS: tuple[tuple[str, Callable[..., Section]], ...] = (
     ("containers", container_rates.measure),
     ("packages", package_rates.measure),
     ("object store", object_load.measure),
+    ("host services", host_services.measure),
     ("cold start", cold_start.measure),
 )
 

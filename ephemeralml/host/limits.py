@@ -6,6 +6,9 @@ from dataclasses import dataclass
 MAX_BUFFERED_BYTES = 1_048_576
 """What channel.md section 5 lets a relay hold per direction of one connection."""
 
+_OTHER_FILES = 256
+"""Besides the relay's connections: those of the services and the files behind them, logs, a KMS."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -47,7 +50,7 @@ class Limits:
 
 def allow_open_files(limits: Limits) -> bool:
     """Raise this process's soft limit of open files to what *limits* need; False if the hard one is lower."""
-    wanted = 2 * limits.connections + 64
+    wanted = 2 * limits.connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

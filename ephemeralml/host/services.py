@@ -152,9 +152,11 @@ class Services:
     def _accept_forever(self) -> None:
         listener = self._listener
         assert listener is not None
+        poll = select.poll()
+        for sock in (listener, self._woken):
+            poll.register(sock, select.POLLIN)
         while not self._stopping.is_set():
-            ready, _, _ = select.select([listener, self._woken], [], [])
-            if self._woken in ready:
+            if self._woken.fileno() in dict(poll.poll()):
                 return
             if not self._slots.acquire(timeout=0.25):
                 continue

@@ -28,7 +28,7 @@ from tests.fakes.hostile_services import KMS, Answer, Bend, Exchange, hostile
 from tests.fakes.key_source import KEY_URI, OneKey
 from tests.fakes.packages import STRANGER, encrypted_package, signed_package
 
-STALL, TOTAL = 0.25, 1.5
+STALL, TOTAL = 0.2, 1.0
 
 
 class Boot:

@@ -336,7 +336,7 @@ def test_open_files_are_allowed_as_far_as_may_be() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         assert allow_open_files(Limits(connections=200))
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 464
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 656
         assert not allow_open_files(Limits(connections=hard))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
