@@ -27,8 +27,10 @@ from ephemeralml.model.manifest import MAX_FILES
 from ephemeralml.model.paths import check_path
 from ephemeralml.progress import Progress, Silent
 
-MANIFEST_NAMES = ("manifest.json", "model_manifest.json", "model-manifest.json")
+MANIFEST_NAME = "manifest.json"
 ENCRYPTED_SUFFIXES = (".enc", ".encrypted")
+PLAIN_SUFFIXES = (".safetensors", ".gguf", ".bin")
+"""Of weights that were encrypted under their own name."""
 COPY_BYTES = 1 << 20
 MAX_SMALL_FILE_BYTES = 1 << 30
 """Of a file that is not weights; the format kept them in the clear and small."""
@@ -77,9 +79,7 @@ def open_legacy(folder: Path, *, publisher_keys: Sequence[PublicKey], weights: s
         UnavailableError: No manifest, no weights, or a file that it names is missing.
     """
     names = _names(folder)
-    manifest_name = next((name for name in MANIFEST_NAMES if name in names), None)
-    if manifest_name is None:
-        raise UnavailableError(f"{str(folder)!r} has no manifest.json", hint="give the folder of a legacy package")
+    manifest_name = _manifest_name(folder, names)
     data = _read(folder / manifest_name, max_bytes=legacy_manifest.MAX_BYTES)
     manifest = legacy_manifest.verify(data, publisher_keys=publisher_keys)
     chosen = _weights(names, weights)
@@ -160,10 +160,22 @@ def _plain_name(name: str, head: bytes) -> str:
     return "model.gguf" if head.startswith(b"GGUF") else "model.safetensors"
 
 
+def _manifest_name(folder: Path, names: list[str]) -> str:
+    """Return which file is the manifest: ``manifest.json``, else the only one whose name says so."""
+    if MANIFEST_NAME in names:
+        return MANIFEST_NAME
+    found = [name for name in names if "/" not in name and "manifest" in name and name.endswith(".json")]
+    if len(found) != 1:
+        raise UnavailableError(f"{str(folder)!r} has no manifest.json", hint="give the folder of a legacy package")
+    return found[0]
+
+
 def _weights(names: list[str], given: str | None) -> str:
-    found = [name for name in names if name.endswith(ENCRYPTED_SUFFIXES)] if given is None else [given]
+    """Return which file is the weights; a wrong guess fails at the tag, and harms nobody."""
     if given is not None and given not in names:
         raise UnavailableError(f"the legacy package has no file {given!a}")
+    found = [given] if given is not None else [name for name in names if name.endswith(ENCRYPTED_SUFFIXES)]
+    found = found or [name for name in names if name.endswith(PLAIN_SUFFIXES)]
     if not found:
         raise UnavailableError("the legacy package has no encrypted weights (*.enc)", hint="name them with --weights")
     if len(found) > 1:

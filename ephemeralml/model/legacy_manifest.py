@@ -65,7 +65,7 @@ def verify(data: bytes, *, publisher_keys: Sequence[PublicKey]) -> LegacyManifes
     read: dict[str, Any] = {
         "model_id": _text(document, "model_id"),
         "version": _text(document, "version"),
-        "key_id": _text(document, "key_id"),
+        "key_id": _text(document, "key_id", least=0),
         "model_hash": _bytes(document, "model_hash", 32),
         "tokenizer_hash": _optional_hash(document, "tokenizer_hash"),
         "config_hash": _optional_hash(document, "config_hash"),
@@ -98,10 +98,10 @@ def signed_bytes(document: Mapping[str, Any]) -> bytes:
     return json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _text(document: dict[str, Any], name: str) -> str:
+def _text(document: dict[str, Any], name: str, *, least: int = 1) -> str:
     value = document.get(name)
-    if type(value) is not str or not value or len(value.encode()) > MAX_TEXT_BYTES:
-        raise MalformedError(f"{name} is no text of 1 to {MAX_TEXT_BYTES} bytes")
+    if type(value) is not str or not least <= len(value.encode()) <= MAX_TEXT_BYTES:
+        raise MalformedError(f"{name} is no text of {least} to {MAX_TEXT_BYTES} bytes")
     return value
 
 

@@ -218,6 +218,27 @@ def test_weights_without_a_telling_name_are_told_by_their_bytes(tmp_path: Path) 
     assert "model.safetensors" in unpack(open_legacy(folder, publisher_keys=KEYS), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("weights", "plain"),
+    [("model.safetensors", "model.safetensors"), ("model.bin", "model.safetensors"), ("w.encrypted", None)],
+)
+def test_other_names_of_the_weights_are_known(tmp_path: Path, weights: str, plain: str | None) -> None:
+    folder = legacy_packages.write(tmp_path / "old")
+    (folder / "model.safetensors.enc").rename(folder / weights)
+    package = open_legacy(folder, publisher_keys=KEYS)
+    assert package.weights == weights
+    assert (plain or "model.safetensors") in unpack(package, tmp_path)
+
+
+def test_another_name_of_the_manifest_is_known(tmp_path: Path) -> None:
+    folder = legacy_packages.write(tmp_path / "old")
+    (folder / "manifest.json").rename(folder / "model_manifest.json")
+    assert open_legacy(folder, publisher_keys=KEYS).manifest.model_id == "tiny-bert"
+    (folder / "other-manifest.json").write_text("{}")
+    with pytest.raises(UnavailableError):
+        open_legacy(folder, publisher_keys=KEYS)
+
+
 def test_a_scratch_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     package = open_legacy(legacy_packages.write(tmp_path / "old"), publisher_keys=KEYS)
     with pytest.raises(UnavailableError):
