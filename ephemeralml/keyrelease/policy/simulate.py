@@ -58,6 +58,8 @@ class World:
     grants: tuple[Grant, ...] = ()
     identity_policies: Mapping[str, Sequence[PolicyDocument]] = field(default_factory=lambda: MappingProxyType({}))
     scps: tuple[PolicyDocument, ...] = ()
+    source_ip: str | None = None
+    secure_transport: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def predict(call: Call, principal: str, world: World) -> Answer:
         context=call.context,
         pcrs=call.pcrs if attested else None,
         now=call.at or world.now,
+        source_ip=world.source_ip,
+        secure_transport=world.secure_transport,
         action=call.action,
     )
     decision = evaluate(
@@ -121,7 +125,8 @@ ROWS = (
 
 def calls(one: ReleaseTuple, context: Mapping[str, str], ends: datetime | None) -> dict[str, Call]:
     """Return the matrix's requests for one image."""
-    right = {index: bytes(48) for index in range(16)} | dict(one.registers)
+    # An image that is not pinned itself has registers all the same: only a debug launch has zeros.
+    right = {index: bytes(48) for index in range(16)} | dict.fromkeys((0, 1, 2), b"\x5a" * 48) | dict(one.registers)
     wrong = right | {index: bytes(byte ^ 0xA5 for byte in right[index]) for index in {0, 1, 2} | set(one.registers)}
     debug = right | dict.fromkeys((0, 1, 2), bytes(48))
     good = Call(DECRYPT, Recipient.DOCUMENT, right, Ciphertext.FITS, context)
