@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from ephemeralml.errors import MalformedError
+from ephemeralml.keyrelease.local.http_head import BoundedHead
 from ephemeralml.keyrelease.local.service import CONTENT_TYPE, Answer, Received, Service, refusal
 from ephemeralml.keyrelease.local.shapes import MAX_BODY_BYTES
 from ephemeralml.keyrelease.local.sigv4 import SignedRequest
@@ -120,7 +121,7 @@ def configuration(service: Service, *, tls: tuple[Path, Path] | None = None, dra
     """
     config = uvicorn.Config(
         Application(service),
-        http="httptools",
+        http=BoundedHead,
         ws="none",
         lifespan="off",
         interface="asgi3",
