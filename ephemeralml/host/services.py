@@ -178,7 +178,15 @@ class Services:
         with self._lock:
             self._open.add(peer)
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            log.warning("a connection was refused: no more threads")
+            with self._lock:
+                self._open.discard(peer)
+                self._threads.discard(thread)
+            peer.close()
+            return False
         return True
 
     def _serve(self, peer: socket.socket) -> None:

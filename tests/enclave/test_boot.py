@@ -67,7 +67,7 @@ class Hardware:
 
     def __init__(self, inner: Attester) -> None:
         self.format, self.software = inner.format, False
-        self.attest, self.close = inner.attest, inner.close
+        self.attest, self.attest_release, self.close = inner.attest, inner.attest_release, inner.close
 
 
 def hardware(config: RuntimeConfig, **options: Any) -> Any:
