@@ -17,7 +17,8 @@ from ephemeralml.keyrelease.local.service import CONTENT_TYPE, Answer, Received,
 from ephemeralml.keyrelease.local.shapes import MAX_BODY_BYTES
 from ephemeralml.keyrelease.local.sigv4 import SignedRequest
 
-MAX_CONNECTIONS = 1_024
+MAX_CONNECTIONS = 512
+"""At once; more get 503. Well below the open files that a process usually may have."""
 KEEP_ALIVE_SECONDS = 75
 BODY_SECONDS = 30.0
 """How long a request's body may take."""

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from ephemeralml.attestation.nitro.authentic import authentic_document
 from ephemeralml.attestation.roots import AWS_NITRO, TrustRoots
 from ephemeralml.keyrelease.local import audit_log, principals, state
 from ephemeralml.keyrelease.local.audit_log import AuditLog
+from ephemeralml.keyrelease.local.call import Call, Trail
 from ephemeralml.keyrelease.local.desk import Desk
 from ephemeralml.keyrelease.local.names import Names
 from ephemeralml.keyrelease.local.service import Received, Service
@@ -102,6 +104,34 @@ class TestGenuine:
         assert bench.last["pcr0"].startswith(pcr0)
         assert bench.last["module_id"].startswith("i-")
         assert "document" not in bench.last
+
+    @pytest.mark.parametrize(
+        ("name", "at", "pinned", "allowed"),
+        [
+            ("nitro-evervault-2022-pcr8.bin", GENUINE, None, True),
+            ("nitro-evervault-2022-pcr8.bin", GENUINE, b"\x01" * 48, False),
+            ("nitro-evervault-2022-debug.bin", datetime(2022, 10, 12, 13, 50, 6, tzinfo=UTC), b"\x01" * 48, False),
+            (None, GENUINE, b"\x01" * 48, False),
+        ],
+        ids=["a1", "a2", "a7", "a3"],
+    )
+    def test_a_policy_over_genuine_registers(
+        self, bench: Bench, shared: Path, name: str | None, at: datetime, pinned: bytes | None, allowed: bool
+    ) -> None:
+        pcrs = None
+        if name is not None:
+            document = (shared / "evidence" / name).read_bytes()
+            pcrs = authentic_document(document, roots=AWS_NITRO, at=at).pcrs
+        image = (pinned or (pcrs or {})[0]).hex()
+        condition = {"StringEqualsIgnoreCase": {"kms:RecipientAttestation:ImageSha384": image}}
+        (principal,) = bench.desk.store.principals()
+        statement = {"Sid": "Release1", "Effect": "Allow", "Principal": {"AWS": principal.arn}, "Condition": condition}
+        policy = {"Version": "2012-10-17", "Statement": [{**statement, "Action": "kms:Decrypt", "Resource": "*"}]}
+        call = Call(principal, {}, at, Trail(at, "id"))
+        decision = bench.desk.decide(
+            call, "kms:Decrypt", "arn:aws:kms:local:000000000000:key/x", json.dumps(policy), pcrs=pcrs
+        )
+        assert decision.allowed is allowed
 
     def test_one_bit_and_random_bytes(self, bench: Bench, shared: Path) -> None:
         document = bytearray((shared / "evidence" / "nitro-evervault-2022-pcr8.bin").read_bytes())
