@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ephemeralml.enclave.boot import boot
@@ -23,6 +23,7 @@ from ephemeralml.enclave.config import ServiceRules
 from ephemeralml.enclave.host_services import HostServices
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from tests.fakes.booted_runtime import Files, config_source, inputs
+from tests.fakes.embedding_engine import HashEngine
 from tests.fakes.host_services import SealingKms
 from tests.fakes.hostile_services import KMS, Answer, Bend, Exchange, hostile
 from tests.fakes.key_source import KEY_URI, OneKey
@@ -369,3 +370,38 @@ def test_only_our_errors_leave_an_answer(answering: tuple[HostServices, list[byt
             services.post(KMS, {"key": "x"})
 
     check()
+
+
+@pytest.mark.fuzz
+def test_a_changed_byte_of_any_answer_fails_the_boot_or_changes_nothing(attempt: Boot) -> None:
+    """Heads and bodies alike, at the first try or at every one."""
+    files = attempt.files()
+    change: dict[str, Any] = {}
+
+    def bend(exchange: Exchange) -> Answer | bytes:
+        data = bytearray(exchange.honest.wire())
+        change["seen"] += 1
+        if change["seen"] == change["at"] or (change["always"] and change["seen"] >= change["at"]):
+            data[change["byte"] % len(data)] ^= change["bits"]
+        return bytes(data)
+
+    with hostile(attempt.folder / "services", attempt.package, {KEY_URI: SealingKms(attempt.keys)}, bend):
+
+        def once() -> bytes:
+            runtime = boot(inputs(files, make_engine=lambda *_: HashEngine()))
+            try:
+                return runtime.identity.models[0].hash
+            finally:
+                runtime.close()
+
+        change.update(seen=0, at=0, always=False)
+        right = once()
+
+        @given(st.integers(1, 30), st.integers(0, 1 << 16), st.integers(1, 255), st.booleans())
+        @settings(deadline=None)
+        def check(at: int, byte: int, bits: int, always: bool) -> None:
+            change.update(seen=0, at=at, byte=byte, bits=bits, always=always)
+            with contextlib.suppress(EphemeralError):
+                assert once() == right
+
+        check()
