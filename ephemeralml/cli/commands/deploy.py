@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Deploy an attested endpoint.")
 
 
+_State = Annotated[
+    Path | None, typer.Option("--state", metavar="DIR", help="Keep keys, package, policy and logs here.")
+]
+_KmsEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--kms-endpoint",
+        metavar="URL",
+        help="Where the keys of encrypted packages are. Default: with a key server of this deployment",
+    ),
+]
+_Seconds = Annotated[
+    float | None,
+    typer.Option("--for", metavar="SECONDS", min=0, envvar="EPHEMERALML_FOR", help="End by itself after this time."),
+]
+
+
 @app.callback()
 def _group() -> None: ...
 
@@ -38,23 +55,9 @@ def local(
         list[str] | None,
         typer.Option("--listen", metavar="ADDR", help="Where clients connect: tcp, unix or ws; repeatable."),
     ] = None,
-    state: Annotated[
-        Path | None, typer.Option("--state", metavar="DIR", help="Keep keys, package, policy and logs here.")
-    ] = None,
-    kms_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--kms-endpoint",
-            metavar="URL",
-            help="Where the keys of encrypted packages are. Default: with a key server of this deployment",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            "--for", metavar="SECONDS", min=0, envvar="EPHEMERALML_FOR", help="End by itself after this time."
-        ),
-    ] = None,
+    state: _State = None,
+    kms_endpoint: _KmsEndpoint = None,
+    seconds: _Seconds = None,
 ) -> None:
     """Run runtime, relay and key server on this machine, with a software TEE.
 
