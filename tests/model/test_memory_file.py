@@ -91,6 +91,16 @@ def test_parts_are_written_anywhere_and_in_any_order() -> None:
     file.close()
 
 
+def test_a_write_that_is_cut_short_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, start: real(fd, data[:3], start))
+    destination = Destination(10)
+    destination.write(0, memoryview(b"0123456789"))
+    file = destination.seal("x", Role.WEIGHTS)
+    assert bytes(file.view()) == b"0123456789"
+    file.close()
+
+
 def test_a_file_that_cannot_be_mapped_is_unavailable_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> object:
         raise OSError(24, "Too many open files")
