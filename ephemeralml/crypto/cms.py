@@ -232,6 +232,7 @@ def _encrypted_content(encrypted: Element) -> tuple[bytes, tuple[bytes, ...]]:
 
 def _content_key(private_key: RSAPrivateKey, encrypted: bytes) -> tuple[bytes, bool]:
     substitute = os.urandom(_CEK_BYTES)
+    # OpenSSL turns a number above the modulus away at once; both are public, so that says nothing.
     try:
         cek = private_key.decrypt(encrypted, _oaep())
     except ValueError:
