@@ -171,9 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and act is Act.TRUNCATE:
             data = data[: fault.count]
             self.close_connection = True
-        self.wfile.write(data)
-        with self.server.proxy.lock:
+        with self.server.proxy.lock:  # before they leave: who gets the last byte may look at once
             self.server.proxy.downloaded += len(data)
+        self.wfile.write(data)
         if act is Act.CLOSE:
             self.close_connection = True
         return None

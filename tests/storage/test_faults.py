@@ -126,13 +126,13 @@ def test_the_deadline_holds_whatever_the_server_does(proxied: Proxied, act: Act)
     proxy, opened = proxied
     with opened(quick()) as store:
         put(store, "a", DATA)
-    with opened(quick(1.2)) as store:
+    with opened(quick(2.5)) as store:
         store.size("a")
         proxy.break_(act, method="GET", times=99)
         began = time.monotonic()
         with pytest.raises(UnavailableError, match="in time"):
             store.read_into("a", 0, memoryview(bytearray(len(DATA))))
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
         with pytest.raises(UnavailableError, match="deadline"):
             store.size("a")
 
@@ -238,10 +238,10 @@ def test_connections_are_kept(proxied: Proxied) -> None:
 def test_a_slow_line_is_no_stall(proxied: Proxied) -> None:
     """A part takes longer than any silence may; its bytes keep moving."""
     proxy, opened = proxied
-    slow = proxy.break_(Act.SLOW_UPLOAD, method="PUT", part="", count=1 << 20, times=1)
-    with opened(Retries(RetryPolicy(stall=0.8))) as store:
+    slow = proxy.break_(Act.SLOW_UPLOAD, method="PUT", part="", count=700_000, times=1)
+    with opened(Retries(RetryPolicy(stall=2))) as store:
         began = time.monotonic()
         assert put(store, "a", LARGE[:PART])
         assert slow.times == 0
-        assert time.monotonic() - began > 3
+        assert time.monotonic() - began > 4
     assert proxy.uploaded < PART + 10_000, "nothing was sent twice"

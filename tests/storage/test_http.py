@@ -139,7 +139,7 @@ def test_the_deadline_holds_whatever_the_server_does(proxy: Proxy, folder: str, 
         pytest.raises(UnavailableError, match="in time: the server is silent"),
     ):
         store.read_into("blobs/a.eml", 0, memoryview(bytearray(len(DATA))))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,8 @@ def test_what_comes_beyond_the_buffer_is_not_read() -> None:
 
 
 def test_the_deadline_cuts_a_silent_body() -> None:
-    with answering(head(100) + b"x", hold=1) as (pool, _):
+    with answering(head(100) + b"x", hold=4) as (pool, _):
         began = time.monotonic()
         with pytest.raises(TransientFault, match="silent"):
             read_body(ask(pool), memoryview(bytearray(100)), Deadline(0.3))
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 3
