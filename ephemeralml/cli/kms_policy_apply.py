@@ -73,14 +73,14 @@ def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -
     finally:
         live.close()
     if any(row.outcome is probes.Outcome.SKIPPED for row in rows):
-        console.current().warning("not every answer was asked for: give --package and --document")
+        console.current().warning("not every answer was asked for: give --verify-package and --verify-document")
     _show(live.arn, plan, rows, "applied", images if plan.phase is Phase.ADD else ())
 
 
 def _check(options: Options) -> tuple["ReleaseTuple", ...]:
     """Refuse options that cannot be meant, and read the tuples."""
     if (options.phase is None) is (options.policy is None):
-        raise console.usage("give either --phase add|remove or --policy FILE")
+        raise console.usage("give either --phase add|remove or --key-policy FILE")
     if options.phase not in (None, "add", "remove"):
         raise console.usage(f"--phase {options.phase[:40] if options.phase else ''!r} is neither add nor remove")
     images = inputs.tuples_of(options.tuples)
@@ -90,7 +90,7 @@ def _check(options: Options) -> tuple["ReleaseTuple", ...]:
         raise console.usage("--tuple goes with --phase", hint="the policy in the file says which images it is about")
     if options.documents and options.package is None:
         raise console.usage(
-            "--document needs --package", hint="a wrapped key of a package is what the key is asked for"
+            "--verify-document needs --verify-package", hint="a wrapped key of a package is what the key is asked for"
         )
     return images
 
@@ -109,7 +109,7 @@ def _planned(options: Options, images: tuple["ReleaseTuple", ...], live: "LiveKe
 
 def _resumed(begun: Run, arn: str) -> Plan:
     if begun.key != arn:
-        raise console.usage(f"the state file is about {begun.key}", hint="give another --state for this key")
+        raise console.usage(f"the state file is about {begun.key}", hint="give another --state-file for this key")
     console.current().note(f"going on with an interrupted run ({begun.phase.value}, {begun.step.value})")
     return Plan(begun.phase, KeyPolicy.parse(begun.before), KeyPolicy.parse(begun.after), ())
 

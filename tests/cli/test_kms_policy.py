@@ -230,8 +230,10 @@ class Stage:
         (folder / "keys.json").write_bytes(encode_keys((wrapped,)))
         for name, letter in (("old", "a"), ("new", "b"), ("other", "c"), ("debug", "")):
             (folder / f"{name}.att").write_bytes(self.document(letter))
-        self.documents = [part for name in ("old", "new", "other", "debug") for part in ("--document", f"{name}.att")]
-        self.verify = ["--package", "keys.json", *self.documents, "--verify-profile", "parent", "--wait", "1"]
+        self.documents = [
+            part for name in ("old", "new", "other", "debug") for part in ("--verify-document", f"{name}.att")
+        ]
+        self.verify = ["--verify-package", "keys.json", *self.documents, "--verify-profile", "parent", "--wait", "1"]
 
     def document(self, letter: str) -> bytes:
         image = {index: bytes.fromhex(f"{index}{letter}" * 48) if letter else bytes(48) for index in range(3)}
@@ -316,20 +318,20 @@ class TestApply:
         policy = stage.policy()
         policy["Statement"][0]["Action"].remove("kms:DeleteAlias")
         (stage.folder / "next.json").write_text(json.dumps(policy))
-        stage.apply("--policy", "next.json", "--yes", *stage.verify)
+        stage.apply("--key-policy", "next.json", "--yes", *stage.verify)
         assert stage.policy() == policy
 
     def test_a_policy_that_locks_the_caller_out_is_refused_by_the_service(self, stage: Stage) -> None:
         text = json.dumps(stage.policy()).replace("role/administrator", "role/somebody-else")
         (stage.folder / "next.json").write_text(text)
-        result = stage.apply("--policy", "next.json", "--yes", code=3)
+        result = stage.apply("--key-policy", "next.json", "--yes", code=3)
         assert "MalformedPolicyDocumentException" in result.stderr
 
     def test_an_unsafe_policy_is_not_put(self, stage: Stage) -> None:
         policy = stage.policy()
         policy["Statement"].pop()
         (stage.folder / "next.json").write_text(json.dumps(policy))
-        assert "K08" in stage.apply("--policy", "next.json", "--yes", code=3).stderr
+        assert "K08" in stage.apply("--key-policy", "next.json", "--yes", code=3).stderr
 
     def test_an_interrupted_run_goes_on(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patched:
@@ -362,10 +364,10 @@ class TestApply:
             [],
             ["--phase", "add"],
             ["--phase", "swap", "--tuple", "new.json"],
-            ["--phase", "add", "--tuple", "new.json", "--policy", "safe.json"],
-            ["--policy", "safe.json", "--tuple", "new.json"],
+            ["--phase", "add", "--tuple", "new.json", "--key-policy", "safe.json"],
+            ["--key-policy", "safe.json", "--tuple", "new.json"],
             ["--phase", "add", "--tuple", "new.json", "--tuple", "old.json"],
-            ["--phase", "add", "--tuple", "new.json", "--document", "old.att"],
+            ["--phase", "add", "--tuple", "new.json", "--verify-document", "old.att"],
         ],
     )
     def test_options_that_cannot_be_meant(self, folder: Path, arguments: list[str]) -> None:

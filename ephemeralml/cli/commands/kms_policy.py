@@ -166,17 +166,17 @@ def apply_(
         str | None, typer.Option(metavar="add|remove", help="Let the --tuple in beside the others, or take it out.")
     ] = None,
     tuple_: _Tuples = None,
-    policy: Annotated[
+    key_policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Put this whole policy instead of a phase, such as the first.")
     ] = None,
     parent: _Parents = None,
     overlap_days: Annotated[
         int, typer.Option(metavar="N", min=0, max=3_650, help="With add: days until the other images end.")
     ] = 14,
-    package: Annotated[
+    verify_package: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A package wrapped under the key, to verify with.")
     ] = None,
-    document: Annotated[
+    verify_document: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="A genuine attestation document, to verify with; repeatable."),
     ] = None,
@@ -186,7 +186,7 @@ def apply_(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, max=3_600, help="How long the service may take to follow.")
     ] = 60.0,
-    state: Annotated[
+    state_file: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the run stands, for going on after an interruption.")
     ] = Path("kms-policy-apply.json"),
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Show the plan and change nothing.")] = False,
@@ -195,13 +195,23 @@ def apply_(
 ) -> None:
     """Change a key's policy: plan, confirm, put, verify; the old one is put back if the key answers otherwise.
 
-    A run that was interrupted goes on with the same command and --state.
+    A run that was interrupted goes on with the same command and --state-file.
     """
     from ephemeralml.cli import kms_policy_apply
 
     kms_policy_apply.run(
         kms_policy_apply.Options(
-            key, phase, tuple_, policy, parent or [], overlap_days, package, document, verify_profile, wait, state
+            key=key,
+            phase=phase,
+            tuples=tuple_,
+            policy=key_policy,
+            parents=parent or [],
+            overlap_days=overlap_days,
+            package=verify_package,
+            documents=verify_document,
+            verify_profile=verify_profile,
+            wait=wait,
+            state=state_file,
         ),
         plan_only=plan_only,
         yes=yes,
