@@ -448,6 +448,7 @@ def fixed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     return encrypted_package(tmp_path_factory.mktemp("fixed"), keys=keys, bind_manifest=request.param), keys
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.fuzz
 @given(st.data())
 def test_any_single_byte_changed_anywhere_is_refused(fixed: tuple[Path, OneKey], data: st.DataObject) -> None:
