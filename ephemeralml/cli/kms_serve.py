@@ -17,7 +17,7 @@ from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, ROOT_KEY, 
 from ephemeralml.attestation.roots import AWS_NITRO, RootKind, TrustRoots, is_software_root
 from ephemeralml.cli import console, kms_state
 from ephemeralml.cli.address_option import parse_address
-from ephemeralml.errors import EphemeralError, MalformedError
+from ephemeralml.errors import EphemeralError, MalformedError, UnavailableError
 from ephemeralml.keyrelease.local import state as states
 from ephemeralml.keyrelease.local.audit_log import AuditLog
 from ephemeralml.keyrelease.local.database import FILE, exclusive
@@ -122,24 +122,35 @@ def make_authority(chosen: Plan, folder: Path) -> None:
 
 
 async def _serve(chosen: Plan, desk: Desk, audit: AuditLog, made: list[kms_state.Made]) -> None:
-    from ephemeralml.keyrelease.local import server
-    from ephemeralml.keyrelease.local.service import Service
+    try:
+        from ephemeralml.keyrelease.local import server
+        from ephemeralml.keyrelease.local.service import Service
+    except ModuleNotFoundError as error:
+        raise UnavailableError(f"a key server needs {error.name}", hint="pip install 'ephemeralml[kms,aws]'") from error
 
     service = Service(desk, audit, clock.now)
     try:
         config = server.configuration(service, tls=chosen.tls, drain=chosen.drain)
         sockets, remove = await _listen(chosen.address)
-        stopping = asyncio.Event()
+        stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+        def on_signal() -> None:
+            (hurrying if stopping.is_set() else stopping).set()
+
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stopping.set)
+            loop.add_signal_handler(signum, on_signal)
         endpoint = _endpoint(chosen, sockets)
         # What was made so far stays: collections need not walk it between requests.
         gc.collect()
         gc.freeze()
         try:
             await server.serve(
-                config, sockets, ready=lambda: _announce(endpoint, chosen, desk, made), stopping=stopping
+                config,
+                sockets,
+                ready=lambda: _announce(endpoint, chosen, desk, made),
+                stopping=stopping,
+                hurrying=hurrying,
             )
         finally:
             remove()

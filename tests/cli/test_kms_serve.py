@@ -100,6 +100,21 @@ def test_a_request_under_way_ends_before_the_server(tmp_path: Path) -> None:
         assert server.process.wait(10) == 0
 
 
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    with running(tmp_path, principals=(), options=("--drain", "60")) as server:
+        assert server.process is not None
+        host, _, port = server.endpoint.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{")
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(0.3)
+            server.process.terminate()
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(0.5)
+            server.process.terminate()
+            assert server.process.wait(10) == 0
+
+
 def test_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "kms.sock"
     with running(tmp_path, principals=(), options=("--listen", f"unix:{path}")) as server:

@@ -235,9 +235,7 @@ def dry_run(call: Call) -> None:
         ServiceFault: DryRunOperationException.
     """
     if call.get("DryRun"):
-        raise ServiceFault(
-            "DryRunOperationException", "the request would have succeeded, but DryRun is set", status=412
-        )
+        raise ServiceFault("DryRunOperationException", "the request would have succeeded, but DryRun is set")
 
 
 def grant_tokens(desk: Desk, call: Call) -> None:

@@ -144,7 +144,12 @@ def configuration(service: Service, *, tls: tuple[Path, Path] | None = None, dra
 
 
 async def serve(
-    config: uvicorn.Config, sockets: list[socket], *, ready: Callable[[], None], stopping: asyncio.Event
+    config: uvicorn.Config,
+    sockets: list[socket],
+    *,
+    ready: Callable[[], None],
+    stopping: asyncio.Event,
+    hurrying: asyncio.Event | None = None,
 ) -> None:
     """Serve until *stopping* is set, then end what is under way and return.
 
@@ -153,6 +158,7 @@ async def serve(
         sockets: Bound ones.
         ready: Called once requests are taken.
         stopping: Ends it.
+        hurrying: Ends it without waiting for what is under way.
     """
     server = _Server(config, ready)
     running = asyncio.create_task(server.serve(sockets=sockets))
@@ -160,4 +166,8 @@ async def serve(
     await asyncio.wait({running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     waiting.cancel()
+    hurry = asyncio.create_task((hurrying or asyncio.Event()).wait())
+    await asyncio.wait({running, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    server.force_exit = True
+    hurry.cancel()
     await running

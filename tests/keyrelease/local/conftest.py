@@ -8,11 +8,14 @@ from botocore.exceptions import ClientError
 
 from tests.fakes.kms_server import KmsServer, running
 
+SESSION = "arn:aws:sts::000000000000:assumed-role/parent/boot-1"
+"""A session of the parent role, as an instance profile's credentials have it."""
+
 
 @pytest.fixture(scope="session")
 def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KmsServer]:
     folder = tmp_path_factory.mktemp("kms")
-    principals = ("publisher", "parent", "root", "arn:aws:iam::999999999999:role/stranger")
+    principals = ("publisher", "parent", "root", "arn:aws:iam::999999999999:role/stranger", SESSION)
     with running(folder, principals=principals) as server:
         yield server
 

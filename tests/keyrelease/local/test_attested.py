@@ -47,6 +47,15 @@ class TestTable:
         assert answer["KeyId"] == key
         assert boot.open(answer["CiphertextForRecipient"]) == dek
 
+    def test_a1_a_session_of_the_role(self, kms: KmsServer, boot: Boot, key: str, wrapped: tuple[bytes, bytes]) -> None:
+        client = kms.client("000000000000-assumed-role-parent-boot-1")
+        answer = client.decrypt(
+            KeyId=key, CiphertextBlob=wrapped[1], EncryptionContext=CONTEXT, Recipient=boot.recipient()
+        )
+        assert boot.open(answer["CiphertextForRecipient"]) == wrapped[0]
+        with refused("AccessDeniedException"):
+            client.decrypt(KeyId=key, CiphertextBlob=wrapped[1], EncryptionContext=CONTEXT)
+
     def test_a2_wrong_image(self, kms: KmsServer, key: str, wrapped: tuple[bytes, bytes]) -> None:
         other = Boot(kms.authority, {**PCRS, 0: b"\x01" * 48})
         with refused("AccessDeniedException"):
