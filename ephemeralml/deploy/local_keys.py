@@ -110,15 +110,13 @@ def model_key(server: KeyServer, models: Sequence[str]) -> KeyUri:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from ephemeralml.keyrelease.new_key import create_key
+
     kms = server.client(ADMINISTRATOR)
     try:
-        try:
-            arn = kms.describe_key(KeyId=ALIAS)["KeyMetadata"]["Arn"]
-        except kms.exceptions.NotFoundException:
-            closed = _policy(server, models, ())
-            arn = kms.create_key(Policy=closed.text, Description="deploy local")["KeyMetadata"]["Arn"]
-            kms.enable_key_rotation(KeyId=arn)
-            kms.create_alias(AliasName=ALIAS, TargetKeyId=arn)
+        arn = kms.describe_key(KeyId=ALIAS)["KeyMetadata"]["Arn"]
+    except kms.exceptions.NotFoundException:
+        arn = create_key(kms, _policy(server, models, ()), description="deploy local", alias=ALIAS)
     except (ClientError, BotoCoreError) as error:
         raise _unanswered(error) from error
     finally:

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ephemeralml.cli.commands import kms_policy
+from ephemeralml.cli.commands import kms_create_key, kms_policy
 
 app = typer.Typer(no_args_is_help=True, help="Key release: a local KMS that enforces attestation, and key policies.")
 app.add_typer(kms_policy.app, name="policy")
+app.command("create-key")(kms_create_key.create_key)
 
 DEFAULT_LISTEN = "127.0.0.1:8480"
 

@@ -136,7 +136,7 @@ class LiveKey:
         try:
             return self._retries.run(lambda: aws_client.call(client, operation, asked, fields))
         except EphemeralError as error:
-            raise _in_our_terms(error, asked) from error
+            raise in_our_terms(error, asked) from error
 
     def _where(self) -> str:
         region = self._region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -145,7 +145,7 @@ class LiveKey:
         return region
 
 
-def _in_our_terms(error: EphemeralError, asked: Asked) -> EphemeralError:
+def in_our_terms(error: EphemeralError, asked: Asked) -> EphemeralError:
     """Return what an operator of policies is told: a missing permission is no verdict on the key."""
     name = getattr(error, "kms_error", None)
     if name in ("MalformedPolicyDocumentException", "LimitExceededException", "UnsupportedOperationException"):
