@@ -12,8 +12,9 @@ import typer
 from ephemeralml import clock
 from ephemeralml.cli import console
 from ephemeralml.cli import kms_policy_inputs as inputs
+from ephemeralml.cli.exit_codes import Exit, ExitCode
 from ephemeralml.keyrelease.policy import probe as probes
-from ephemeralml.keyrelease.policy.apply import CHANGED, Patience, Run, StateFile, Step
+from ephemeralml.keyrelease.policy.apply import Patience, Run, StateFile, Step
 from ephemeralml.keyrelease.policy.apply import apply as apply_run
 from ephemeralml.keyrelease.policy.document import KeyPolicy
 from ephemeralml.keyrelease.policy.findings import Severity
@@ -44,6 +45,7 @@ class Options:
     policy: Path | None
     parents: list[str]
     overlap_days: int
+    verify: bool
     package: Path | None
     documents: list[Path] | None
     verify_profile: str | None
@@ -54,6 +56,9 @@ class Options:
 def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -> None:
     """Plan, show, ask, apply; or go on with an interrupted run."""
     images = _check(options)
+    if options.phase is None and options.policy is None:
+        _verify_alone(options, endpoint)
+        return
     state = StateFile(options.state)
     begun = state.load()
     live = inputs.live_key(options.key, endpoint)
@@ -66,7 +71,7 @@ def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -
             _show(live.arn, plan, [], "planned")
             return
         _confirm(live.arn, plan, yes=yes, begun=begun)
-        verify = _verifier(options, live, plan, endpoint)
+        verify = _verifier(options, live, plan.after, endpoint)
         started = begun or Run(live.arn, plan.phase, plan.before.text, plan.after.text)
         with console.current().progress() as progress:
             rows = apply_run(started, live, state, verify, patience=Patience(seconds=options.wait), progress=progress)
@@ -79,14 +84,18 @@ def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -
 
 def _check(options: Options) -> tuple["ReleaseTuple", ...]:
     """Refuse options that cannot be meant, and read the tuples."""
-    if (options.phase is None) is (options.policy is None):
-        raise console.usage("give either --phase add|remove or --key-policy FILE")
+    if options.phase is not None and options.policy is not None:
+        raise console.usage("--phase and --key-policy are both given", hint="a phase changes the present policy")
+    if options.phase is None and options.policy is None and not options.verify:
+        raise console.usage("give --phase add|remove, --key-policy FILE, or --verify to change nothing")
+    if options.verify and options.package is None:
+        raise console.usage("--verify needs --verify-package", hint="a wrapped key is what the key is asked for")
     if options.phase not in (None, "add", "remove"):
         raise console.usage(f"--phase {options.phase[:40] if options.phase else ''!r} is neither add nor remove")
     images = inputs.tuples_of(options.tuples)
     if options.phase is not None and len(images) != 1:
         raise console.usage("a phase is about one --tuple", hint="one image at a time, each with its own review")
-    if options.policy is not None and images:
+    if options.phase is None and images:
         raise console.usage("--tuple goes with --phase", hint="the policy in the file says which images it is about")
     if options.documents and options.package is None:
         raise console.usage(
@@ -125,7 +134,38 @@ def _confirm(arn: str, plan: Plan, *, yes: bool, begun: Run | None) -> None:
     typer.confirm(f"put this policy on {arn}?", abort=True, err=True)
 
 
-def _verifier(options: Options, live: "LiveKey", plan: Plan, endpoint: str | None) -> Callable[[], list[probes.Row]]:
+def _verify_alone(options: Options, endpoint: str | None) -> None:
+    """Ask the key as it is; exit 3 for a wrong answer, 6 for a question that could not be put."""
+    live = inputs.live_key(options.key, endpoint)
+    try:
+        policy = live.policy()
+        rows = _verifier(options, live, policy, endpoint)()
+        arn = live.arn
+    finally:
+        live.close()
+    skipped = any(row.outcome is probes.Outcome.SKIPPED for row in rows)
+    verdict = "wrong" if probes.failed(rows) else "incomplete" if skipped else "ok"
+    document = {
+        "schema": "ephemeralml.kms-verify/1",
+        "key": arn,
+        "verdict": verdict,
+        "answers": [row.to_json() for row in rows],
+    }
+    lines = [*_rows(rows), f"{verdict}: {arn}"]
+    console.current().result(
+        document, lambda out: out.print("\n".join(map(console.visible, lines)), markup=False, soft_wrap=True)
+    )
+    if verdict != "ok":
+        raise Exit(ExitCode.REJECTED if verdict == "wrong" else ExitCode.INCOMPLETE)
+
+
+def _rows(rows: list[probes.Row]) -> list[str]:
+    return [f"{row.id:<4}{row.outcome.value:<9}{row.what}  {row.actual}".rstrip() for row in rows]
+
+
+def _verifier(
+    options: Options, live: "LiveKey", policy: KeyPolicy, endpoint: str | None
+) -> Callable[[], list[probes.Row]]:
     """Return what asks the key after the change."""
     if options.package is None:
         return lambda: probes.skipped("no package to ask with")
@@ -135,8 +175,8 @@ def _verifier(options: Options, live: "LiveKey", plan: Plan, endpoint: str | Non
     grants = live.grants()
 
     def verify() -> list[probes.Row]:
-        world = World(plan.after, live.arn, live.account, clock.now(), grants)
-        probe = probes.Probe(ciphertext, context, asker.principal(plan.after), documents)
+        world = World(policy, live.arn, live.account, clock.now(), grants)
+        probe = probes.Probe(ciphertext, context, asker.principal(policy), documents)
         return probes.run(probe, world, asker.decrypt)
 
     return verify
@@ -185,12 +225,9 @@ def _show(arn: str, plan: Plan, rows: list[probes.Row], result: str, added: tupl
                 if one.severity is not Severity.INFO
             ),
         ]
-        lines += [f"{row.id:<4}{row.outcome.value:<9}{row.what}  {row.actual}" for row in rows]
+        lines += _rows(rows)
         lines += [f"{result}: {arn}"]
         lines += ["clients need this entry in their policy too: `ephemeralml policy init`"] if added else []
         out.print("\n".join(map(console.visible, lines)), markup=False, soft_wrap=True)
 
     console.current().result(document, text)
-
-
-__all__ = ["CHANGED", "Options", "run"]

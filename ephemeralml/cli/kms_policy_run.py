@@ -99,7 +99,9 @@ def lint_google(source: str, *, hsm: bool) -> Severity | None:
 def show_findings(name: str, found: Sequence[Finding]) -> None:
     """Print findings as the command's result."""
     decides = worst(found)
-    verdict = {None: "no way around the gate", Severity.ERROR: "not safe", Severity.UNPROVEN: "not proven"}[decides]
+    warnings = sum(finding.severity is Severity.WARNING for finding in found)
+    fine = "no way around the gate" + (f", {warnings} warnings" if warnings else "")
+    verdict = {None: fine, Severity.ERROR: "not safe", Severity.UNPROVEN: "not proven"}[decides]
     document = {
         "schema": "ephemeralml.kms-lint/1",
         "policy": name,

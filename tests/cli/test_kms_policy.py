@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,38 @@ class TestApply:
         assert "nobody to ask" in result.stderr
         assert stage.policy() == before
 
+    @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 130)])
+    def test_a_person_is_asked(self, stage: Stage, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+        class Terminal(StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        before = stage.policy()
+        monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+        result = stage.apply("--phase", "add", "--tuple", "new.json", code=code)
+        assert '+   "Sid": "Release2"' in result.stderr
+        assert (stage.policy() == before) is (answer == "n")
+        assert not (stage.folder / "kms-policy-apply.json").exists()
+
+    def test_the_key_is_only_asked(self, stage: Stage) -> None:
+        before = stage.policy()
+        document = stage.apply("--verify", *stage.verify, "--json").json
+        assert (document["schema"], document["verdict"]) == ("ephemeralml.kms-verify/1", "ok")
+        assert [row["id"] for row in document["answers"]] == ["A1", "A2", "A2", "A3", "A4", "A5", "A7", "A8"]
+        missing = stage.apply("--verify", "--verify-package", "keys.json", "--verify-profile", "parent", code=6)
+        assert "A1  skipped  no document of a released image" in missing.stdout
+        assert stage.policy() == before
+
+    def test_a_key_that_gives_plaintext_away_is_found_out(self, stage: Stage) -> None:
+        policy = stage.policy()
+        for statement in policy["Statement"]:
+            if statement["Sid"] == "Release1":
+                del statement["Condition"]
+        kept = [item for item in policy["Statement"] if item["Sid"] != "OnlyAttested"]
+        stage.server.client().put_key_policy(KeyId=stage.arn, Policy=json.dumps(policy | {"Statement": kept}))
+        result = stage.apply("--verify", *stage.verify, code=3)
+        assert "A3  wrong    no document  plaintext" in result.stdout
+
     def test_what_is_there_already_is_left(self, stage: Stage) -> None:
         assert "unchanged" in stage.apply("--phase", "add", "--tuple", "old.json", "--yes").stdout
 
@@ -363,6 +396,8 @@ class TestApply:
         [
             [],
             ["--phase", "add"],
+            ["--verify"],
+            ["--verify", "--verify-package", "old.json", "--tuple", "new.json"],
             ["--phase", "swap", "--tuple", "new.json"],
             ["--phase", "add", "--tuple", "new.json", "--key-policy", "safe.json"],
             ["--key-policy", "safe.json", "--tuple", "new.json"],

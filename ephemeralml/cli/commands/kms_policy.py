@@ -173,6 +173,9 @@ def apply_(
     overlap_days: Annotated[
         int, typer.Option(metavar="N", min=0, max=3_650, help="With add: days until the other images end.")
     ] = 14,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Insist on asking the key; alone, ask it and change nothing.")
+    ] = False,
     verify_package: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A package wrapped under the key, to verify with.")
     ] = None,
@@ -195,6 +198,9 @@ def apply_(
 ) -> None:
     """Change a key's policy: plan, confirm, put, verify; the old one is put back if the key answers otherwise.
 
+    With --verify and no change the key is only asked: exit 3 for a wrong answer,
+    6 where something needed for a question was not given.
+
     A run that was interrupted goes on with the same command and --state-file.
     """
     from ephemeralml.cli import kms_policy_apply
@@ -207,6 +213,7 @@ def apply_(
             policy=key_policy,
             parents=parent or [],
             overlap_days=overlap_days,
+            verify=verify,
             package=verify_package,
             documents=verify_document,
             verify_profile=verify_profile,
