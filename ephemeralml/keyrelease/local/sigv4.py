@@ -26,6 +26,7 @@ MAX_AUTHORIZATION_BYTES = 4_096
 MAX_HEADERS = 64
 
 _DATE = "%Y%m%dT%H%M%SZ"
+_DATE_DIGITS = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _CREDENTIAL = re.compile(r"([A-Za-z0-9]{4,128})/([0-9]{8})/([a-z0-9-]{1,64})/([a-z0-9-]{1,64})/([a-z0-9_]{1,64})")
 _SIGNED = re.compile(r"[a-z0-9-]+(?:;[a-z0-9-]+)*")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}")
@@ -96,6 +97,7 @@ def verify(request: SignedRequest, *, region: str, now: datetime, secret_of: Cal
     claim = _claim(headers)
     date = headers.get("x-amz-date", "")
     _complete(claim, headers)
+    instant = _parse_date(date)
     secret = secret_of(claim.access_key)
     if secret is None or "x-amz-security-token" in headers:
         raise ServiceFault("UnrecognizedClientException", "the security token included in the request is invalid")
@@ -103,7 +105,7 @@ def verify(request: SignedRequest, *, region: str, now: datetime, secret_of: Cal
         _refuse(f"the credential's scope is not {region}/{SERVICE}/{TERMINATOR}")
     if not date.startswith(claim.date):
         _refuse("the credential's date is not that of the request")
-    if abs(now - _parse_date(date)) > MAX_SKEW:
+    if abs(now - instant) > MAX_SKEW:
         _refuse(f"the signature's time is more than {MAX_SKEW.seconds // 60} minutes from the server's")
     expected = _signature(Credential(claim.access_key, secret), request, headers, claim.signed, date, region)
     if not hmac.compare_digest(expected, claim.signature):
@@ -177,10 +179,14 @@ def _complete(claim: _Claim, headers: Mapping[str, str]) -> None:
 
 
 def _parse_date(date: str) -> datetime:
+    found = _DATE_DIGITS.fullmatch(date)
     try:
-        return datetime.strptime(date, _DATE).replace(tzinfo=UTC)
+        if found is not None:
+            year, month, day, hour, minute, second = map(int, found.groups())
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
-        _incomplete("X-Amz-Date is not a date of the form YYYYMMDDTHHMMSSZ")
+        pass
+    _incomplete("X-Amz-Date is not a date of the form YYYYMMDDTHHMMSSZ")
 
 
 def _signature(

@@ -107,8 +107,9 @@ class TestIncomplete:
         again = next(pair for pair in made.headers if pair[0] == name)
         refused("IncompleteSignatureException", replace(made, headers=(*made.headers, again)))
 
-    def test_no_date(self) -> None:
-        headers = {**signed(), "x-amz-date": "20261120 noon"}
+    @pytest.mark.parametrize("date", ["", "20261120 noon", "20261120T250000Z", "2026112T120000Z", "20261120T120000"])
+    def test_no_date(self, date: str) -> None:
+        headers = {**signed(), "x-amz-date": date}
         refused("IncompleteSignatureException", request(headers))
 
     def test_too_many_headers(self) -> None:
