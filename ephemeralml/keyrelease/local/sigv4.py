@@ -180,13 +180,13 @@ def _complete(claim: _Claim, headers: Mapping[str, str]) -> None:
 
 def _parse_date(date: str) -> datetime:
     found = _DATE_DIGITS.fullmatch(date)
+    if found is None:
+        _incomplete("X-Amz-Date is not a date of the form YYYYMMDDTHHMMSSZ")
+    year, month, day, hour, minute, second = map(int, found.groups())
     try:
-        if found is not None:
-            year, month, day, hour, minute, second = map(int, found.groups())
-            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
-        pass
-    _incomplete("X-Amz-Date is not a date of the form YYYYMMDDTHHMMSSZ")
+        _incomplete("X-Amz-Date is no date")
 
 
 def _signature(
