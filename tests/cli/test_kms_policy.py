@@ -427,6 +427,18 @@ class TestLive:
         assert found["policy"] == stage.arn
         assert {item["id"] for item in found["findings"]} == {"K16", "K17"}  # rotation is off
 
+    def test_every_grant_is_looked_at(self, stage: Stage) -> None:
+        administrator = stage.server.client()
+        arn = administrator.create_key()["KeyMetadata"]["Arn"]
+        for number in range(120):
+            operations: Any = ["Decrypt"] if number == 119 else ["Encrypt"]
+            administrator.create_grant(
+                KeyId=arn, GranteePrincipal=stage.server.arn("parent"), Operations=operations, Name=f"g{number}"
+            )
+        found = done(stage.folder, "kms", "policy", "lint", arn, "--json", code=3).json["findings"]
+        assert [item["statement"] for item in found if item["id"] == "K10"] == ["grant g119"]
+        assert {item["id"] for item in found if item["severity"] == "error"} == {"K02", "K10"}
+
     def test_a_key_that_is_not_there(self, stage: Stage) -> None:
         missing = stage.arn[:-12] + "0" * 12
         result = done(stage.folder, "kms", "policy", "lint", missing, code=5)

@@ -8,6 +8,7 @@ from ephemeralml.errors import MalformedError
 from ephemeralml.keyrelease.policy.evaluate import Grant
 
 MAX_BYTES = 4 * 1024 * 1024
+_EQUALS, _SUBSET = "EncryptionContextEquals", "EncryptionContextSubset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def grant_of(item: Any) -> Grant:
         type(operations) is not list
         or type(constraints) is not dict
         or any(type(text) is not str for text in (*operations, *texts))
+        or not all(map(_is_context, (constraints.get(name) for name in (_EQUALS, _SUBSET))))
     ):
         raise MalformedError("grants: an entry is not what ListGrants answers")
     identifier, grantee, name, retiring = texts
@@ -86,8 +88,12 @@ def grant_of(item: Any) -> Grant:
         str(identifier),
         str(grantee),
         tuple(operations),
-        constraints.get("EncryptionContextEquals"),
-        constraints.get("EncryptionContextSubset"),
+        constraints.get(_EQUALS),
+        constraints.get(_SUBSET),
         retiring or None,
         str(name),
     )
+
+
+def _is_context(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and all(type(item) is str for item in value.values()))

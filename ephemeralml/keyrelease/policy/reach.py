@@ -13,7 +13,7 @@ from ephemeralml.keyrelease.policy import globs
 from ephemeralml.keyrelease.policy.conditions import ATTESTATION, CONTEXT, IMAGE
 from ephemeralml.keyrelease.policy.document import Clause, Effect, KeyPolicy, Statement
 from ephemeralml.keyrelease.policy.operators import Quantifier
-from ephemeralml.keyrelease.policy.principals import account_of, identity
+from ephemeralml.keyrelease.policy.principals import account_of, identity, same
 
 DECRYPT: Final = "kms:Decrypt"
 PUT_POLICY: Final = "kms:PutKeyPolicy"
@@ -112,7 +112,9 @@ class Denial:
 
     def stops(self, principal: str | None = None) -> bool:
         """Return whether everyone is stopped; with *principal*, whether that one is."""
-        return bool(self.complete) or (self.excepted is not None and principal not in (None, self.excepted))
+        if self.complete or self.excepted is None or principal is None:
+            return bool(self.complete)
+        return not same(self.excepted, principal)
 
 
 def denial(policy: KeyPolicy, action: str) -> Denial:

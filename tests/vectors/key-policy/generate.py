@@ -184,6 +184,24 @@ FILES: dict[str, dict[str, Any]] = {
     "K09-two-lists": {"policy": changed(extra=[only(image=[B[0]]) | {"Sid": "Also"}])},
     "K10-grant": {"policy": changed("OnlyAttested"), "grants": {"Grants": [GRANT]}, "also": ["K12"]},
     "K10-grant-behind-deny": {"policy": changed(), "grants": {"Grants": [GRANT]}},
+    "K10-grant-of-the-exception": {
+        "policy": changed(
+            NoOtherWayOut=deny("NoOtherWayOut", EXCEPTED),
+            extra=[
+                deny("Rewrap", "kms:ReEncryptFrom", {"ArnNotEquals": {"aws:PrincipalArn": f"{ACCOUNT}role/rewrap"}})
+            ],
+        ),
+        "grants": {
+            "Grants": [
+                GRANT
+                | {
+                    "GranteePrincipal": "arn:aws:sts::111122223333:assumed-role/rewrap/s",
+                    "Operations": ["ReEncryptFrom"],
+                }
+            ]
+        },
+        "also": ["K08"],
+    },
     "K11-publish": {"policy": changed(Publish=allow("Publish", PUBLISHER, ["kms:GenerateDataKey"]))},
     "K11-release": {"policy": changed(Release1=allow("Release1", PARENT, "kms:Decrypt", {"StringEquals": image(A)}))},
     "K12-no-deny": {"policy": changed("OnlyAttested", "NoOtherWayOut")},
