@@ -112,7 +112,7 @@ class HostileServices:
                         return
                     buffer += data
                 while (end := buffer.find(b"\r\n\r\n")) >= 0:
-                    head, rest = buffer[:end].decode(), buffer[end + 4 :]
+                    head, rest = buffer[:end].decode("latin-1"), buffer[end + 4 :]
                     length = re.search(r"(?i)content-length: (\d+)", head)
                     size = int(length[1]) if length else 0
                     if len(rest) < size:
