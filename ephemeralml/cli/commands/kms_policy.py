@@ -27,6 +27,19 @@ _Identity = Annotated[
 _Administrators = Annotated[list[str] | None, typer.Option(metavar="ARN", help="Who administers the key; repeatable.")]
 _Publishers = Annotated[list[str] | None, typer.Option(metavar="ARN", help="Who wraps models under it; repeatable.")]
 _Parents = Annotated[list[str] | None, typer.Option(metavar="ARN", help="The role of the enclaves' host; repeatable.")]
+_VerifyPackage = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="A package wrapped under the key, to verify with.")
+]
+_VerifyDocuments = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A genuine attestation document, to verify with; repeatable."),
+]
+_VerifyProfile = Annotated[
+    str | None, typer.Option(metavar="NAME", help="AWS profile of the host's role. Default: the present one")
+]
+_Wait = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, max=3_600, help="How long the service may take to follow.")
+]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
 _Gcp = Annotated[bool, typer.Option("--gcp", help="FILE is Google Cloud's: provider, key and bindings in one JSON.")]
 
@@ -176,19 +189,10 @@ def apply_(
     verify: Annotated[
         bool, typer.Option("--verify", help="Insist on asking the key; alone, ask it and change nothing.")
     ] = False,
-    verify_package: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A package wrapped under the key, to verify with.")
-    ] = None,
-    verify_document: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A genuine attestation document, to verify with; repeatable."),
-    ] = None,
-    verify_profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="AWS profile of the host's role. Default: the present one")
-    ] = None,
-    wait: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, max=3_600, help="How long the service may take to follow.")
-    ] = 60.0,
+    verify_package: _VerifyPackage = None,
+    verify_document: _VerifyDocuments = None,
+    verify_profile: _VerifyProfile = None,
+    wait: _Wait = 60.0,
     state_file: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the run stands, for going on after an interruption.")
     ] = Path("kms-policy-apply.json"),
