@@ -57,7 +57,7 @@ def test_every_command_line_of_a_page_is_one_the_program_takes(page: Path) -> No
 
 
 def test_readme_lists_every_command_with_its_help() -> None:
-    rows = dict(re.findall(r"^\| `ephemeralml ([a-z ]+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `ephemeralml ([a-z -]+)` \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
     helps = {
         " ".join(path): command.get_short_help_str(limit=200).rstrip(".") for path, command in _leaves(ROOT_COMMAND)
     }
