@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ephemeralml.keyrelease.policy import globs
-from ephemeralml.keyrelease.policy.conditions import ATTESTATION, CONTEXT, IMAGE
+from ephemeralml.keyrelease.policy.conditions import ATTESTATION, ATTESTED_ACTIONS, CONTEXT, IMAGE
 from ephemeralml.keyrelease.policy.document import Clause, Effect, KeyPolicy, Statement
 from ephemeralml.keyrelease.policy.operators import Quantifier
 from ephemeralml.keyrelease.policy.principals import account_of, identity, same
@@ -149,6 +149,8 @@ def gap_of(statement: Statement, action: str) -> str | None:
     for clause in statement.clauses:
         if not is_attestation(clause.key):
             return f"it applies only under a condition on {clause.key}"
+        if action != DECRYPT and action in ATTESTED_ACTIONS:
+            return f"{action} may bring a document too, and some pass its condition on {clause.key}"
         if clause.holds({}) is not True:
             return f"its condition {clause.operator.text} on {clause.key} is false without a document"
     return None

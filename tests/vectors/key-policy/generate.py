@@ -160,6 +160,9 @@ FILES: dict[str, dict[str, Any]] = {
     "K08-weak-register": {
         "policy": changed(Release1=release(image(A) | {f"{PCR}3": A[1]}), OnlyAttested=only(pcr3=A[1]))
     },
+    "K08-derive-with-a-document": {
+        "policy": changed(NoOtherWayOut=deny("NoOtherWayOut", WAYS_OUT, {"Null": {IMAGE: "true"}}))
+    },
     "K08-missing": {"policy": changed("NoOtherWayOut")},
     "K08-rewrap-warns": {
         "policy": changed(
