@@ -17,8 +17,10 @@ from ephemeralml.keyrelease.policy.principals import account_of, identity, same
 
 DECRYPT: Final = "kms:Decrypt"
 PUT_POLICY: Final = "kms:PutKeyPolicy"
+REWRAP: Final = "kms:ReEncryptFrom"
+"""The one way out that a policy may leave to one role."""
 WAYS_OUT: Final = (
-    "kms:ReEncryptFrom",
+    REWRAP,
     "kms:CreateGrant",
     "kms:ReplicateKey",
     "kms:ImportKeyMaterial",
@@ -128,7 +130,7 @@ def denial(policy: KeyPolicy, action: str) -> Denial:
         spared = exception_of(statement) if gap is not None else None
         if gap is None:
             complete.append(statement)
-        elif spared is not None and action != DECRYPT and _shape_gap(statement, action) is None:
+        elif spared is not None and action == REWRAP and _shape_gap(statement, action) is None:
             excepted.add(spared)
         else:
             gaps.append((statement, gap))

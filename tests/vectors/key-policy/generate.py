@@ -163,6 +163,12 @@ FILES: dict[str, dict[str, Any]] = {
     "K08-derive-with-a-document": {
         "policy": changed(NoOtherWayOut=deny("NoOtherWayOut", WAYS_OUT, {"Null": {IMAGE: "true"}}))
     },
+    "K08-granting-role": {
+        "policy": changed(
+            NoOtherWayOut=deny("NoOtherWayOut", [name for name in WAYS_OUT if name != "kms:CreateGrant"]),
+            extra=[deny("Grant", "kms:CreateGrant", {"ArnNotEquals": {"aws:PrincipalArn": f"{ACCOUNT}role/granter"}})],
+        )
+    },
     "K08-missing": {"policy": changed("NoOtherWayOut")},
     "K08-rewrap-warns": {
         "policy": changed(
