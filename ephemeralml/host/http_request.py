@@ -16,7 +16,7 @@ MAX_FIELDS = 64
 MAX_LENGTH = 1 << 63
 
 _LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1023}) HTTP/1\.([01])")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([\t -~]{0,4096}?)[ \t]*")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):([\t -~]{0,4096})")
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,18}")
 _RANGE = re.compile(r"bytes=(0|[1-9][0-9]{0,18})?-(0|[1-9][0-9]{0,18})?")
 
@@ -94,7 +94,8 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
         name = match[1].decode().lower()
         if name in found:
             raise RequestError(400, "a header field that is there twice")
-        found[name] = match[2].decode()
+        # Stripped here: a pattern that also strips tries every way to share the spaces out.
+        found[name] = match[2].strip(b" \t").decode()
     return found
 
 

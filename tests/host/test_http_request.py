@@ -1,6 +1,7 @@
 """The strict reader of request heads (nitro-platform section 7)."""
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,15 @@ def test_what_is_refused(head: bytes, status: int) -> None:
     with pytest.raises(RequestError) as caught:
         parse_head(head)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize("end", [b"", b"\x01"])
+def test_spaces_cost_no_time(end: bytes) -> None:
+    head = GET + b"\r\nx:" + b" " * 4_000 + end
+    begun = time.process_time()
+    with contextlib.suppress(RequestError):
+        assert parse_head(head).fields["x"] == ""
+    assert time.process_time() - begun < 1.0
 
 
 @pytest.mark.parametrize(
