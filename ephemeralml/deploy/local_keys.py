@@ -61,6 +61,7 @@ class KeyServer:
         import configparser
 
         import boto3
+        from botocore.config import Config
 
         parser = configparser.RawConfigParser()
         try:
@@ -74,7 +75,8 @@ class KeyServer:
                 hint=f"add it: ephemeralml kms serve --state {self.state} --add-principal {principal}",
             ) from error
         session = boto3.session.Session(key_id, secret, region_name=self.region)
-        return session.client("kms", endpoint_url=self.endpoint)
+        # Without TLS a proxy of the environment's would read the data keys.
+        return session.client("kms", endpoint_url=self.endpoint, config=Config(proxies={}))
 
     def role(self, principal: str) -> str:
         """Return a principal's ARN."""

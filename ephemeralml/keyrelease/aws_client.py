@@ -3,8 +3,11 @@
 Imported when a key is used, so that nothing else waits for the SDK.
 """
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -24,7 +27,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
-from ephemeralml.errors import UnavailableError
+from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.keyrelease import faults
 from ephemeralml.keyrelease.faults import Asked
 from ephemeralml.keyrelease.retries import TransientError
@@ -41,6 +44,9 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
+_IN_THE_CLEAR = frozenset({"generate_data_key", "encrypt", "decrypt"})
+# Operations that carry a key, one way or the other; Decrypt with a recipient does not.
+_ERROR_NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
 
 
 def connect(region: str, endpoint: str | None, asked: Asked, *, connect: int, read: int) -> "KMSClient":
@@ -63,7 +69,7 @@ def connect(region: str, endpoint: str | None, asked: Asked, *, connect: int, re
         parameter_validation=True,
     )
     try:
-        return boto3.session.Session().client("kms", region_name=region, endpoint_url=endpoint, config=config)
+        return _made(boto3.session.Session(), region, endpoint, config)
     except _NO_CREDENTIALS as error:
         raise faults.credentials_missing(asked) from error
     except (BotoCoreError, ValueError) as error:
@@ -73,13 +79,47 @@ def connect(region: str, endpoint: str | None, asked: Asked, *, connect: int, re
         ) from error
 
 
+def _made(session: boto3.session.Session, region: str, endpoint: str | None, config: Config) -> "KMSClient":
+    client = session.client("kms", region_name=region, endpoint_url=endpoint, config=config)
+    if urlsplit(client.meta.endpoint_url).scheme != "http":
+        return client
+    # Without TLS a proxy of the environment's would read what goes to a server on this machine.
+    client.close()
+    return session.client("kms", region_name=region, endpoint_url=endpoint, config=config.merge(Config(proxies={})))
+
+
+def require_privacy(client: "KMSClient", operation: str, asked: Asked) -> None:
+    """Refuse to let a key cross a network without TLS, whatever the endpoint's configuration says.
+
+    Raises:
+        RejectedError: It would (code KEY_ENDPOINT_OPEN).
+    """
+    url = urlsplit(client.meta.endpoint_url)
+    if url.scheme == "https" or operation not in _IN_THE_CLEAR or asked.recipient or _loopback(url.hostname or ""):
+        return
+    raise RejectedError(
+        f"{asked.action} would send a data key to {url.hostname!a} in the clear",
+        code="KEY_ENDPOINT_OPEN",
+        hint="give an https endpoint (kms serve --tls CERT KEY), or reach it through a port of this machine",
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def call(client: "KMSClient", operation: str, asked: Asked, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Do one operation.
 
     Raises:
         TransientError: Another try may help.
+        RejectedError: It would send a key in the clear (`require_privacy`).
         EphemeralError: Anything else: key-release.md section 1.
     """
+    require_privacy(client, operation, asked)
     try:
         answer: dict[str, Any] = getattr(client, operation)(**fields)
     except ClientError as error:
@@ -96,7 +136,9 @@ def call(client: "KMSClient", operation: str, asked: Asked, fields: Mapping[str,
 
 
 def _refused(error: ClientError, asked: Asked) -> NoReturn:
-    name = str(error.response.get("Error", {}).get("Code", ""))
+    said = str(error.response.get("Error", {}).get("Code", ""))
+    # The name goes into messages and logs; a service that puts something else there is not quoted.
+    name = said if _ERROR_NAME.fullmatch(said) else "UnreadableError"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if faults.is_transient(name, status):
         raise TransientError(faults.from_aws(name, asked)) from error

@@ -53,6 +53,15 @@ def test_the_key_is_made_once(server: KeyServer, key: KeyUri) -> None:
     assert model_key(server, MODELS) == key
 
 
+def test_no_proxy_of_the_environment_stands_between(
+    server: KeyServer, key: KeyUri, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    publisher_keys(server, key).generate(CONTEXT)
+
+
 def test_it_is_released_to_the_one_image(process: KmsServer, server: KeyServer, key: KeyUri) -> None:
     dek, wrapped = publisher_keys(server, key).generate(CONTEXT)
     host = AwsKms(key, client=server.client(PARENT))
