@@ -1,6 +1,8 @@
 """`model rewrap`, `model import` and `model sign --oms` as transcripts."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,32 @@ def test_a_legacy_package_can_stay_plaintext_under_another_name(legacy: Path, tm
     options = ("--suite", "none", "--model-id", "renamed", "--model-version", "2.0.0")
     done = imported(legacy, tmp_path, *options, "--json")
     assert (done.json["model_id"], done.json["version"], done.json["suite"]) == ("renamed", "2.0.0", "none")
+
+
+@pytest.mark.parametrize("order", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_no_plaintext_stays_behind_an_order_to_stop(
+    legacy: Path, tmp_path: Path, order: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    seen: list[str] = []
+
+    def stopped(model: Path, *_: object, **__: object) -> None:
+        seen.extend(path.name for path in model.iterdir())
+        os.kill(os.getpid(), order)
+        signal.sigtimedwait([], 5)  # the handler runs here, if there is one
+        raise AssertionError("nothing stopped")
+
+    monkeypatch.setattr("ephemeralml.cli.commands.model_keys._MEMORY", scratch)
+    monkeypatch.setattr("ephemeralml.model.create.create_package", stopped)
+    before = signal.signal(order, lambda *_: None)
+    try:
+        done = imported(legacy, tmp_path, "--suite", "none")
+    finally:
+        signal.signal(order, before)
+    assert done.exit_code == 130
+    assert "model.safetensors" in seen
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_version_that_is_none_needs_one(tmp_path: Path) -> None:

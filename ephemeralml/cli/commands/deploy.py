@@ -1,17 +1,15 @@
 """`ephemeralml deploy`: from a signed package to an attested endpoint."""
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ephemeralml.cli import console
+from ephemeralml.cli.interruption import signals_interrupt
 
 if TYPE_CHECKING:
     import rich.console
@@ -83,7 +81,7 @@ def local(
         verbosity=console.current().verbosity,
     )
     with ExitStack() as whole:
-        whole.enter_context(_signals_interrupt())
+        whole.enter_context(signals_interrupt())
         with console.current().progress() as progress:
             stack = whole.enter_context(local_stack(request, progress))
         try:
@@ -146,21 +144,3 @@ def _announce(stack: "LocalStack") -> None:
     )
     console.current().result(document, text)
     sys.stdout.flush()
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that every way out stops the children."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_signum: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,6 +9,7 @@ import typer
 
 from ephemeralml.cli import console
 from ephemeralml.cli.data_keys import DekFile, KmsEndpoint, obtain_dek, open_key, read_dek
+from ephemeralml.cli.interruption import signals_interrupt
 from ephemeralml.cli.model_inputs import (
     AllowDtype,
     BindManifest,
@@ -114,6 +115,7 @@ def import_(  # noqa: PLR0917 - the command's options
         for name in found.unsigned:
             console.current().warning(f"{name}: its old publisher signed no digest of it; look at it before you sign")
         with (
+            signals_interrupt(),  # nothing but this block takes the plaintext away again
             console.current().progress() as progress,
             unpacked(found, secret, scratch=_scratch(found.size, out), progress=progress) as model,
         ):
