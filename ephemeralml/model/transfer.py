@@ -129,11 +129,16 @@ class _Share:
 
 
 def upload_package(
-    package: Package, store: ObjectStore, *, force: bool = False, progress: Progress | None = None
+    package: Package,
+    store: ObjectStore,
+    *,
+    publisher_keys: Sequence[PublicKey] = (),
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Upload:
     """Store the signed package as objects below *store*.
 
-    1. The manifest parses and is signed; whose signature it is, the caller checks.  UNSIGNED
+    1. The manifest parses and is signed, by one of *publisher_keys* if any is given.  UNSIGNED, as `verify_manifest`
     2. Layout, sizes and digests are the manifest's, ``keys.json`` is bound to it.   as `model verify`
     3. What lies there already is equal, or *force* is given.                        OBJECT_EXISTS
     4. The blobs go first, then ``keys.json``, the manifest last.
@@ -148,13 +153,16 @@ def upload_package(
     """
     progress = progress or Silent()
     # 1
-    signed = envelope.parse(package.manifest_bytes())
+    data = package.manifest_bytes()  # once: what was checked is what is stored
+    if publisher_keys:
+        verify_manifest(data, publisher_keys=publisher_keys, allow_plaintext=True)
+    signed = envelope.parse(data)
     if signed.signature is None:
         raise RejectedError("the package is not signed", code="UNSIGNED", hint="`ephemeralml model sign` signs it")
     parsed = manifest.parse(signed.payload)
     # 2
     check_blobs(package, parsed, progress=progress)
-    objects = list(_objects(package, parsed, signed.payload))
+    objects = list(_objects(package, parsed, signed.payload, data))
     # 3
     progress.step("compare")
     waiting, replaced = _missing(store, objects, force=force)
@@ -174,7 +182,7 @@ def upload_package(
     return Upload(parsed, hashlib.sha256(signed.payload).digest(), sent, skipped, total, left)
 
 
-def _objects(package: Package, parsed: Manifest, payload: bytes) -> Iterator[_Object]:
+def _objects(package: Package, parsed: Manifest, payload: bytes, envelope_bytes: bytes) -> Iterator[_Object]:
     """Yield what a package consists of, in the order in which it is stored."""
     for file in parsed.files:
         yield _Object(file.blob, file.blob_size, file.blob_sha256)
@@ -182,8 +190,7 @@ def _objects(package: Package, parsed: Manifest, payload: bytes) -> Iterator[_Ob
         keys = keys_bytes(package)
         check_contexts(parsed, payload, parse_keys(keys))
         yield _Object(KEYS_NAME, len(keys), hashlib.sha256(keys).digest())
-    data = package.manifest_bytes()
-    yield _Object(MANIFEST_NAME, len(data), hashlib.sha256(data).digest())
+    yield _Object(MANIFEST_NAME, len(envelope_bytes), hashlib.sha256(envelope_bytes).digest())
 
 
 def _missing(store: ObjectStore, objects: Sequence[_Object], *, force: bool) -> tuple[list[_Object], list[_Object]]:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
-from ephemeralml.model import envelope
+from ephemeralml.model import envelope, transfer
 from ephemeralml.model.package import Package
 from ephemeralml.model.transfer import Upload, upload_package
+from ephemeralml.model.verify import check_blobs
 from ephemeralml.storage.file import FileStorage
 from tests.fakes.key_source import OneKey
 from tests.fakes.object_store import ObjectStore
-from tests.fakes.packages import encrypted_package, signed_package
+from tests.fakes.packages import PUBLISHER, STRANGER, encrypted_package, signed_package
 
 
 @pytest.fixture
@@ -125,6 +126,31 @@ def test_a_folder_is_a_destination(package: Path, tmp_path: Path) -> None:
     with FileStorage(tmp_path / "stored") as store:
         upload(package, store)
     assert files(tmp_path / "stored") == files(package)
+
+
+def test_what_was_checked_is_what_is_stored(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = check_blobs
+
+    def swapped(opened: Package, *rest: object, **more: object) -> None:
+        held(opened, *rest, **more)  # type: ignore[arg-type]
+        envelope_of_another = encrypted_package(tmp_path / "other", keys=OneKey(), key=STRANGER) / "manifest.json"
+        (package / "manifest.json").write_bytes(envelope_of_another.read_bytes())
+
+    monkeypatch.setattr(transfer, "check_blobs", swapped)
+    with FileStorage(tmp_path / "stored") as store, pytest.raises(RejectedError) as caught:
+        upload(package, store)
+    assert caught.value.code == "DIGEST_MISMATCH"
+    assert "manifest.json" not in files(tmp_path / "stored")
+
+
+def test_another_publishers_package_is_not_stored_where_one_is_named(package: Path) -> None:
+    store = ObjectStore()
+    with Package.open(package) as opened, pytest.raises(RejectedError) as caught:
+        upload_package(opened, store, publisher_keys=(STRANGER.public,))
+    assert caught.value.code == "SIGNER_UNKNOWN"
+    assert store.objects == {}
+    with Package.open(package) as opened:
+        upload_package(opened, store, publisher_keys=(STRANGER.public, PUBLISHER.public))
 
 
 def flip_blob(folder: Path) -> None:

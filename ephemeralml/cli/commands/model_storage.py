@@ -43,7 +43,6 @@ def upload(
     from ephemeralml.cli.render_model import print_uploaded, uploaded_document
     from ephemeralml.model.package import Package
     from ephemeralml.model.transfer import upload_package
-    from ephemeralml.model.verify import verify_manifest
 
     existing(package, folder=True)
     keys = publisher_keys(publisher_key or [])
@@ -54,10 +53,8 @@ def upload(
         _storage(dest) as store,
         console.current().progress() as progress,
     ):
-        if keys:
-            verify_manifest(opened.manifest_bytes(), publisher_keys=keys, allow_plaintext=True)
         try:
-            done = upload_package(opened, store, force=force, progress=progress)
+            done = upload_package(opened, store, publisher_keys=keys, force=force, progress=progress)
         except RejectedError as error:
             if error.code == "OBJECT_EXISTS":
                 raise console.usage(error.message, hint=error.hint) from error
