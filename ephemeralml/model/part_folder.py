@@ -8,6 +8,7 @@ starts afresh. One process at a time has it.
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,7 +41,7 @@ class PartFolder:
 
         Raises:
             UnavailableError: Something else has its name, another process has
-                it, or the disk does not allow it.
+                it, others may write to it, or the disk does not allow it.
         """
         path = final.with_name(final.name + SUFFIX)
         with _disk(path):
@@ -59,6 +60,12 @@ class PartFolder:
         return part
 
     def _begin(self, manifest: bytes) -> None:
+        found = os.fstat(self._fd)
+        if found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+            # They could change what was checked, before or after it has its name.
+            raise UnavailableError(
+                f"other users may write to {str(self.path)!r}", hint="remove it, or download elsewhere"
+            )
         names = self._names()
         if not names <= _OURS:
             raise UnavailableError(f"{str(self.path)!r} exists and is no download")

@@ -266,6 +266,20 @@ def test_a_folder_that_is_no_part_stays(store: ObjectStore, out: Path) -> None:
     assert files(folder) == {"thesis.tex": b"precious"}
 
 
+@pytest.mark.parametrize(("mode", "owner"), [(0o757, 0), (0o755, 1)])
+def test_a_part_that_others_may_write_to_is_refused(
+    store: ObjectStore, out: Path, mode: int, owner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = out.with_name("package.part")
+    part.mkdir()
+    part.chmod(mode)
+    myself = os.geteuid() + owner
+    monkeypatch.setattr(os, "geteuid", lambda: myself)
+    with pytest.raises(UnavailableError, match="other users"):
+        download(store, out)
+    assert files(part) == {}
+
+
 def test_a_link_for_a_part_is_refused(store: ObjectStore, out: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     out.with_name("package.part").symlink_to(tmp_path / "elsewhere")
