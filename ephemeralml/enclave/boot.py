@@ -174,6 +174,8 @@ class _Boot:
         with self.report.step(Step.KEY_RELEASE) as note:
             encrypted = [offer for offer in offers if offer.encrypted]
             if not encrypted:
+                if recipient is not None:
+                    recipient.drop()
                 note.skip("no package is encrypted")
                 return [None] * len(offers)
             rules = release.require_rules(config.keys, encrypted)

@@ -155,6 +155,17 @@ def test_keys_are_wiped_and_the_recipient_is_dropped_before_anything_is_served(
         recipients[1].open(b"")
 
 
+def test_the_recipient_is_dropped_where_no_package_needs_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipient = RecipientKey.generate()
+    monkeypatch.setattr(RecipientKey, "generate", lambda: recipient)
+    host.packages = {"plain": signed_package(host.folder, model_id="tiny-plain")}
+    host.settings["allow_plaintext"] = True
+    with ExitStack() as stack:
+        host.boot(stack)
+        with pytest.raises(RuntimeError, match="dropped"):
+            recipient.open(b"")
+
+
 def test_a_failure_after_the_release_wipes_the_key(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     deks: list[SecretBytes] = []
     opened = release.KeyRelease.data_key
