@@ -1,10 +1,12 @@
-"""Heads that never end: bounded in time and bytes."""
+"""Heads that never end, and what stands behind bodies: bounded in time and bytes."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
@@ -22,9 +24,17 @@ async def _application(scope: object, receive: object, send: object) -> None:
     await send({"type": "http.response.body", "body": b"ok"})  # type: ignore[operator]
 
 
+async def _slow_application(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await _application(scope, receive, send)
+
+
 @asynccontextmanager
-async def _serving() -> AsyncIterator[int]:
-    config = uvicorn.Config(_application, http=_Hasty, ws="none", lifespan="off", log_config=None, timeout_keep_alive=5)  # type: ignore[arg-type]
+async def _serving(application: Any = _application, keep_alive: int = 5) -> AsyncIterator[int]:
+    config = uvicorn.Config(
+        application, http=_Hasty, ws="none", lifespan="off", log_config=None, timeout_keep_alive=keep_alive
+    )
     config.load()
     sock = socket.create_server(("127.0.0.1", 0))
     ready, stopping = asyncio.Event(), asyncio.Event()
@@ -74,4 +84,56 @@ async def test_a_second_request_waits_as_long_as_it_likes_and_then_hurries() -> 
             await asyncio.sleep(0.6)
         writer.write(b"GET / ")
         assert await _ended(reader)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "stray"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", b"x"),
+    ],
+)
+async def test_what_belongs_to_no_request_holds_no_connection(head: bytes, stray: bytes) -> None:
+    async with _serving(keep_alive=1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.write(stray)
+        assert await _ended(reader)
+        writer.close()
+
+
+async def _body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, behind: bytes) -> bytes:
+    writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+    await asyncio.sleep(0.1)
+    with contextlib.suppress(ConnectionError):
+        for start in range(0, len(behind), 65_536):
+            writer.write(behind[start : start + 65_536])
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), 5)
+    return b""
+
+
+async def test_a_field_behind_the_body_is_not_taken() -> None:
+    async with _serving(_slow_application) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await _body(reader, writer, b"a: b\r\n\r\n") == b""
+        writer.close()
+
+
+async def test_nor_is_one_that_never_ends() -> None:
+    async with _serving(_slow_application) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await _body(reader, writer, b"a: " + b"x" * (MAX_HEAD_BYTES + 262_144)) == b""
+        writer.close()
+
+
+async def test_a_chunked_body_may_be_larger_than_a_head() -> None:
+    async with _serving(_slow_application) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        chunks = b"".join(b"800\r\n%s\r\n" % (b"x" * 2_048) for _ in range(100))
+        for _ in range(2):
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
         writer.close()
