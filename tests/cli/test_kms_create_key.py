@@ -34,7 +34,7 @@ def _as(server: KmsServer, principal: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_key_with_an_alias(server: KmsServer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _as(server, "administrator", monkeypatch)
-    made = run("kms", "create-key", "--policy", policy, "--alias", "models", "--json")
+    made = run("kms", "create-key", "--key-policy", policy, "--alias", "models", "--json")
     assert made.exit_code == 0, made.stderr
     arn = made.json["arn"]
     assert made.json["key"] == f"local:{arn}"
@@ -43,14 +43,14 @@ def test_a_key_with_an_alias(server: KmsServer, policy: Path, monkeypatch: pytes
     assert kms.get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"]
     stored = json.loads(kms.get_key_policy(KeyId=arn)["Policy"])
     assert stored == json.loads(policy.read_text())
-    again = run("kms", "create-key", "--policy", policy, "--alias", "models")
+    again = run("kms", "create-key", "--key-policy", policy, "--alias", "models")
     assert again.exit_code == 5
     assert "was made, but:" in again.stderr
 
 
 def test_it_prints_what_encrypt_takes(server: KmsServer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _as(server, "administrator", monkeypatch)
-    made = run("kms", "create-key", "--policy", policy)
+    made = run("kms", "create-key", "--key-policy", policy)
     assert made.stdout.strip().startswith(f"local:arn:aws:kms:{server.region}:{server.account}:key/")
 
 
@@ -66,7 +66,7 @@ def test_an_open_policy_makes_no_key(
     wide = tmp_path / "wide.json"
     wide.write_text(json.dumps(document))
     before = len(server.client().list_keys()["Keys"])
-    refused = run("kms", "create-key", "--policy", wide)
+    refused = run("kms", "create-key", "--key-policy", wide)
     assert refused.exit_code == 3
     assert "K01" in refused.stderr or "around the gate" in refused.stderr
     assert len(server.client().list_keys()["Keys"]) == before
@@ -74,20 +74,20 @@ def test_an_open_policy_makes_no_key(
 
 def test_a_publisher_makes_none(server: KmsServer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _as(server, "publisher", monkeypatch)
-    refused = run("kms", "create-key", "--policy", policy)
+    refused = run("kms", "create-key", "--key-policy", policy)
     assert refused.exit_code == 5
     assert "not allowed to these credentials" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("--policy", "none.json"), 2), (("--alias", "no good"), 4), (("--alias", "aws/ours"), 4)],
+    [(("--key-policy", "none.json"), 2), (("--alias", "no good"), 4), (("--alias", "aws/ours"), 4)],
 )
 def test_bad_input(
     server: KmsServer, policy: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int
 ) -> None:
     _as(server, "administrator", monkeypatch)
-    words = arguments if "--policy" in arguments else ("--policy", policy, *arguments)
+    words = arguments if "--key-policy" in arguments else ("--key-policy", policy, *arguments)
     assert run("kms", "create-key", *words).exit_code == code
 
 
@@ -95,7 +95,7 @@ def test_without_a_region(policy: Path, monkeypatch: pytest.MonkeyPatch, tmp_pat
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    refused = run("kms", "create-key", "--policy", policy)
+    refused = run("kms", "create-key", "--key-policy", policy)
     assert refused.exit_code == 2
     assert "hint: set AWS_DEFAULT_REGION" in refused.stderr
 

@@ -13,7 +13,7 @@ _VARIABLES = ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL")
 
 
 def create_key(
-    policy: Annotated[
+    key_policy: Annotated[
         Path, typer.Option(metavar="FILE", help="Its key policy, as `ephemeralml kms policy render` writes it.")
     ],
     alias: Annotated[str | None, typer.Option(metavar="NAME", help="A name for it: alias/NAME.")] = None,
@@ -35,7 +35,7 @@ def create_key(
     from ephemeralml.keyrelease.policy.plan import parse_policy_file
     from ephemeralml.keyrelease.uris import Provider
 
-    parsed = parse_policy_file(console.read_file(policy, max_bytes=8 * MAX_POLICY_BYTES, what="key policy"))
+    parsed = parse_policy_file(console.read_file(key_policy, max_bytes=8 * MAX_POLICY_BYTES, what="key policy"))
     region = _region()
     name = alias if alias is None or alias.startswith("alias/") else f"alias/{alias}"
     asked = Asked("CreateKey", "a new key")
