@@ -9,6 +9,7 @@ from ephemeralml.keyrelease.local.desk import Desk, dry_run, grant_tokens
 from ephemeralml.keyrelease.local.faults import ServiceFault, invalid
 from ephemeralml.keyrelease.local.paging import page
 from ephemeralml.keyrelease.local.records import GrantRecord
+from ephemeralml.keyrelease.policy.conditions import GRANT_OPERATIONS
 
 MAX_GRANTS = 50_000
 """Of one key, as AWS bounds them."""
@@ -105,7 +106,7 @@ def revoke_grant(desk: Desk, call: Call) -> dict[str, Any]:
 
 def _conditions(call: Call, operations: tuple[str, ...], equals: Any, subset: Any) -> dict[str, tuple[str, ...]]:
     more = {
-        "kms:GrantOperations": operations,
+        GRANT_OPERATIONS: operations,
         "kms:GranteePrincipal": (call.fields["GranteePrincipal"],),
         "kms:GrantIsForAWSResource": ("false",),
     }

@@ -14,6 +14,7 @@ IMAGE = f"{ATTESTATION}ImageSha384"
 """The same register as PCR0."""
 CONTEXT = "kms:EncryptionContext:"
 CONTEXT_KEYS = "kms:EncryptionContextKeys"
+GRANT_OPERATIONS = "kms:GrantOperations"
 
 ATTESTED_ACTIONS = frozenset(
     f"kms:{name}"
@@ -60,7 +61,7 @@ def build(  # noqa: PLR0913 - one argument for each thing a request says of itse
         source_ip: Where it came from, if that is an address.
         secure_transport: Whether it came over TLS.
         action: ``kms:Decrypt`` and so on; with it, only keys that this action carries.
-        more: Keys that this builder does not make, such as ``kms:GrantOperations``.
+        more: Keys that this builder does not make, such as `GRANT_OPERATIONS`.
     """
     who = identity(principal)
     values: dict[str, tuple[str, ...]] = {

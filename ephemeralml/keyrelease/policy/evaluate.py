@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ephemeralml.keyrelease.policy.conditions import CONTEXT, CONTEXT_KEYS
+from ephemeralml.keyrelease.policy.conditions import CONTEXT, CONTEXT_KEYS, GRANT_OPERATIONS
 from ephemeralml.keyrelease.policy.document import Effect, KeyPolicy, Named, PolicyDocument, Statement
 from ephemeralml.keyrelease.policy.principals import account_of, identity, same
 
@@ -29,8 +29,13 @@ class Grant:
     name: str = ""
 
     def allows(self, request: "Request", context: Mapping[str, str]) -> bool:
-        """Return whether it allows *request*; its constraint has to hold for *context*."""
+        """Return whether it allows *request*; its constraint has to hold for *context*.
+
+        Who makes grants by a grant gives away nothing that the grant has not.
+        """
         if request.action.removeprefix("kms:") not in self.operations or not same(self.grantee, request.principal):
+            return False
+        if not set(request.conditions.get(GRANT_OPERATIONS.lower(), ())) <= set(self.operations):
             return False
         if self.context_equals is not None and dict(context) != dict(self.context_equals):
             return False

@@ -114,3 +114,16 @@ def test_refusals(kms: KmsServer, admin: "KMSClient", key: str) -> None:
     with refused("AccessDeniedException"):
         kms.client("publisher").create_grant(KeyId=key, GranteePrincipal=grantee, Operations=["Decrypt"])
     assert not admin.list_grants(KeyId=key)["Grants"]
+
+
+def test_a_grant_gives_away_nothing_that_it_has_not(kms: KmsServer, admin: "KMSClient", key: str) -> None:
+    parent = kms.client("parent")
+    blob = admin.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+    admin.create_grant(KeyId=key, GranteePrincipal=kms.arn("parent"), Operations=["CreateGrant", "Encrypt"])
+    for operations in (["Decrypt"], ["Encrypt", "Decrypt"]):
+        with refused("AccessDeniedException"):
+            parent.create_grant(KeyId=key, GranteePrincipal=kms.arn("parent"), Operations=operations)  # type: ignore[arg-type]
+    parent.create_grant(KeyId=key, GranteePrincipal=kms.arn("publisher"), Operations=["Encrypt"])
+    kms.client("publisher").encrypt(KeyId=key, Plaintext=b"x")
+    with refused("AccessDeniedException"):
+        parent.decrypt(CiphertextBlob=blob)
