@@ -4,6 +4,7 @@ The reader takes what KMS stores and refuses what it refuses; it keeps operators
 and condition keys that it does not know, for lint to speak of.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +23,7 @@ _FIELDS = {
     *("Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction"),
     *("Resource", "NotResource", "Condition"),
 }
+_ACTION = re.compile(r"\*|[A-Za-z0-9-]+:[A-Za-z0-9*?_-]+")
 _PRINCIPAL_KINDS = ("AWS", "Service", "Federated", "CanonicalUser")
 
 
@@ -184,8 +186,8 @@ def _statement(item: Any, index: int, with_principals: bool) -> Statement:  # no
         raise _bad(f"{where}: Effect is neither Allow nor Deny")
     named = _principals(item[who], where) if who else ()
     actions, resources = _texts(item[what], where, what), _texts(item[on], where, on) if on else ()
-    if not all(":" in action or action == "*" for action in actions):
-        raise _bad(f"{where}: an action is written service:Action")
+    if not all(map(_ACTION.fullmatch, actions)):
+        raise _bad(f"{where}: an action is written service:Action, with wildcards in its second part alone")
     return Statement(
         name=where,
         effect=Effect(item["Effect"]),
@@ -234,6 +236,8 @@ def _clauses(value: Any, where: str) -> tuple[Clause, ...]:
         if type(keys) is not dict:
             raise _bad(f"{where}: the condition {operator[:64]!a} is not an object")
         for key, wanted in keys.items():
+            if any(not letter.isascii() and letter.lower()[0].isascii() for letter in key):
+                raise _bad(f"{where}: the condition key {key[:64]!a} only looks like another one")  # K for k, in Kelvin
             items = wanted if type(wanted) is list else [wanted]
             clauses.append(Clause(Operator.parse(operator), key, tuple(_value(item, where, key) for item in items)))
     return tuple(clauses)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -62,6 +63,13 @@ def test_values_are_texts_numbers_or_truth() -> None:
         {"Action": []},
         {"Action": "Decrypt"},
         {"Action": 7},
+        {"Action": "\u212ams:Decrypt"},
+        {"Action": "kms:Decr\u0443pt"},
+        {"Action": "k*:Decrypt"},
+        {"Action": "*:Decrypt"},
+        {"Action": " kms:Decrypt"},
+        {"Action": ["kms:*", "kms:Decrypt:x"]},
+        {"NotAction": "?ms:Decrypt", "Action": MISSING},
         {"NotAction": "kms:Encrypt"},
         {"NotResource": "*"},
         {"Resource": []},
@@ -69,6 +77,7 @@ def test_values_are_texts_numbers_or_truth() -> None:
         {"Condition": {"StringEquals": "x"}},
         {"Condition": {"StringEquals": {"a": None}}},
         {"Condition": {"StringEquals": {"a": [{}]}}},
+        {"Condition": {"Null": {"\u212ams:RecipientAttestation:ImageSha384": "true"}}},
         {"Sid": 1},
         {"Extra": 1},
     ],
@@ -159,4 +168,7 @@ def test_wildcards_match_as_the_definition_says(pattern: str, name: str) -> None
 
 
 def test_no_pattern_makes_a_comparison_slow() -> None:
-    assert not globs.matches("*a" * 2_000 + "b", "a" * 4_000)
+    start = time.monotonic()
+    for pattern in ("*" + "a" * 30_000 + "b", "*" + "a?" * 4_000 + "b", "*a" * 15_000 + "b", "*a?" * 10_000 + "b"):
+        assert not globs.matches(pattern, "a" * 8_192)
+    assert time.monotonic() - start < 2
