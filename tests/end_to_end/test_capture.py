@@ -7,14 +7,8 @@ and the prompt; none of them may turn up, plain, in hex or in base64.
 
 import base64
 import contextlib
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +27,7 @@ from tests.cli.runner import run
 from tests.fakes.kms_server import running as key_server
 from tests.fakes.packages import PUBLISHER, encrypted_package
 from tests.fakes.s3_server import BUCKET, moto_server
+from tests.fakes.serving_command import serving
 from tests.fakes.tap import Tap, tapped
 
 PROMPT = "the patient in bed seven asked for a second opinion"
@@ -64,33 +59,6 @@ class Captured:
     needles: dict[str, bytes]
     blob: bytes
     answer: dict[str, Any]
-
-
-@contextmanager
-def _started(environment: Mapping[str, str], log: Path, *arguments: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ephemeralml", *arguments, "--json"],
-            env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        text = ""
-        for line in process.stdout:
-            text += line
-            if line == "}\n":
-                break
-        document = json.loads(text)
-        assert "error" not in document, document
-        yield process.pid, document
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def _memory(pid: int) -> bytes:
@@ -161,30 +129,29 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> Captured:
             **server.environment(PARENT),
             "AWS_ENDPOINT_URL_S3": taps["store"].address.replace("tcp://", "http://"),
         }
-        pid, relay = stack.enter_context(
-            _started(
-                environment,
-                folder / "host.log",
+        relay = stack.enter_context(
+            serving(
+                folder,
                 *("host", "run", "--target", taps["runtime"].address, "--listen", "tcp://127.0.0.1:0"),
                 *("--services", f"unix://{folder}/services", "--package", f"s3://{BUCKET}/m", "--key", str(uri)),
                 *("--kms-endpoint", taps["key server"].address.replace("tcp://", "http://")),
+                log=folder / "host.log",
+                environment=environment,
             )
         )
         authority = ("--authority", str(kms.authority_folder))
-        stack.enter_context(
-            _started({}, folder / "runtime.log", "enclave", "run", "--config", str(folder / "enclave.toml"), *authority)
-        )
-        taps["client"] = stack.enter_context(tapped(relay["listen"][0]))
+        stack.enter_context(serving(folder, "enclave", "run", "--config", "enclave.toml", *authority))
+        taps["client"] = stack.enter_context(tapped(relay.document["listen"][0]))
         asked = run(
             *("infer", "--target", taps["client"].address, "--insecure-accept-local", "--embed", "--model", MODEL),
             *("--text", PROMPT, "--json"),
         )
         assert asked.exit_code == 0, asked.stderr
-        process = Path(f"/proc/{pid}")
+        process = Path(f"/proc/{relay.pid}")
         host = {
             "arguments": (process / "cmdline").read_bytes(),
             "environment": (process / "environ").read_bytes(),
-            "memory": _memory(pid),
+            "memory": _memory(relay.pid),
             "log": (folder / "host.log").read_bytes(),
         }
         (dek,) = known.given

@@ -1,12 +1,9 @@
 """An encrypted package, from `model encrypt` to a verified answer, with every process and the key server for real."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +13,9 @@ from tests.cli.runner import Result, run
 from tests.fakes import tiny_bert
 from tests.fakes.kms_server import KmsServer
 from tests.fakes.kms_server import running as key_server
+from tests.fakes.serving_command import serving
 
 SECRET = "a secret question"
-
-
-@contextmanager
-def started(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
-    """Run a command that serves, wait for its document, and end it cleanly."""
-    with (folder / f"{arguments[0]}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ephemeralml", *arguments, "--json"],
-            cwd=folder,
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        text = ""
-        for line in process.stdout:
-            text += line
-            if line == "}\n":
-                break
-        document = json.loads(text)
-        assert "error" not in document, document
-        yield document
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def ok(folder: Path, *arguments: object) -> Result:
@@ -122,10 +91,11 @@ class Site:
         )
 
     def host(self, package: str = "package") -> Any:
-        return started(
+        return serving(
             self.folder,
             *("host", "run", "--target", self.inside, "--listen", f"unix://{self.folder}/outside"),
             *("--services", self.services, "--package", f"mine={package}", "--key", self.key),
+            log=self.folder / "host.log",
             environment=self.kms.environment("parent"),
         )
 
@@ -153,7 +123,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def test_from_an_encrypted_package_to_a_verified_answer(site: Site) -> None:
-    with site.host() as relay, started(site.folder, *site.run()) as ready:
+    with site.host() as host, serving(site.folder, *site.run(), log=site.folder / "enclave.log") as enclave:
+        relay, ready = host.document, enclave.document
         assert relay["services"] == site.services
         (record,) = ready["key_releases"]
         assert (record["outcome"], record["key"]) == ("released", site.key)

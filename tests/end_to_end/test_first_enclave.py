@@ -1,46 +1,14 @@
 """What the README says about serving a model with a configuration and a policy of one's own, command by command."""
 
 import json
-import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.runner import Result, run
 from tests.fakes import tiny_bert
-
-
-@contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """Run a command that serves, wait for its document, and end it cleanly."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ephemeralml", *arguments, "--json", "--quiet"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        text = ""
-        for line in process.stdout:
-            text += line
-            if line == "}\n":
-                break
-        document = json.loads(text)
-        assert "error" not in document, document
-        yield document
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.communicate()
+from tests.fakes.serving_command import serving
 
 
 def ok(folder: Path, line: str) -> Result:
@@ -92,13 +60,13 @@ def test_from_nothing_to_a_verified_answer(published: Path) -> None:
         "--embed --model my-model --text hello"
     )
     with (
-        started(folder, "enclave", "run", "--config", "enclave.toml", "--package", "package") as ready,
-        started(
+        serving(folder, "enclave", "run", "--config", "enclave.toml", "--package", "package") as enclave,
+        serving(
             folder,
             *("host", "run", "--target", f"tcp://127.0.0.1:{inside}", "--listen", f"tcp://127.0.0.1:{outside}"),
         ),
     ):
-        assert ready["software"] is True
+        assert enclave.document["software"] is True
         ok(folder, f"{ask} --receipt r.cbor")
         ok(folder, "verify r.cbor --policy policy.signed.json --policy-key policy.pub")
         ok(folder, "policy check policy.signed.json --policy-key policy.pub --evidence r.cbor.att")

@@ -1,6 +1,5 @@
 """`ephemeralml deploy local` as a process of its own, as an operator runs it."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.packages import PUBLISHER
+from tests.fakes.serving_command import first_document
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,12 +62,7 @@ def deployed(*args: object, package: Path | None = None) -> Iterator[Deployment]
     )
     try:
         assert process.stdout is not None
-        text = ""
-        for line in process.stdout:
-            text += line
-            if line == "}\n":
-                break
-        document = json.loads(text)
+        document = first_document(process.stdout)
         if "exit_code" in document:
             _, err = process.communicate(timeout=30)
             assert process.returncode == document["exit_code"]
