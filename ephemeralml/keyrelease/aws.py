@@ -209,8 +209,9 @@ class AwsKms:
         if not isinstance(envelope, bytes) or not 1 <= len(envelope) <= MAX_ENVELOPE_BYTES:
             raise faults.response_invalid("no ciphertext for the recipient")
         self._check_key(answer)
-        request_id = answer.get("ResponseMetadata", {}).get("RequestId", "")
-        return Released(envelope, key.resource, str(request_id))
+        # It comes from the network and goes into logs.
+        request_id = records.checked_request_id(answer.get("ResponseMetadata", {}).get("RequestId"))
+        return Released(envelope, key.resource, request_id or "")
 
     def unwrap(self, wrapped: WrappedKey, *, attester: ReleaseAttester) -> SecretBytes:
         """Have the key released to *attester*'s machine, to a recipient key made for this call.

@@ -132,6 +132,9 @@ def call(client: "KMSClient", operation: str, asked: Asked, fields: Mapping[str,
         raise TransientError(faults.not_answering(asked, type(error).__name__)) from error
     except BotoCoreError as error:
         raise faults.not_answering(asked, type(error).__name__) from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        # What the SDK's parser raises over JSON of another shape than the service's model has.
+        raise faults.response_invalid("it does not parse") from error
     return answer
 
 

@@ -63,13 +63,18 @@ def record(
         at,
         wrapped.provider,
         wrapped.key,
-        request_id if isinstance(request_id, str) and _REQUEST_ID.fullmatch(request_id) else None,
+        checked_request_id(request_id),
         None if document is None else hashlib.sha256(document).hexdigest(),
         hashlib.sha256(wrapped.ciphertext).hexdigest(),
         dict(wrapped.context),
         None if pcr0 is None else pcr0.hex(),
         outcome,
     )
+
+
+def checked_request_id(value: object) -> str | None:
+    """Return a service's id for a request, or None for what is none."""
+    return value if isinstance(value, str) and _REQUEST_ID.fullmatch(value) else None
 
 
 def outcome_of(error: EphemeralError) -> str:

@@ -1,5 +1,6 @@
 """A key service that throttles, breaks, lies or is not there: key-release.md section 1."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from ephemeralml.keyrelease.recipient import RecipientKey
 from ephemeralml.keyrelease.retries import RetryRules
 from ephemeralml.keyrelease.uris import KeyUri
 from tests.fakes.faulty_kms import FaultyKms, answer, blob, error, reset, serving
+from tests.fakes.http_thread import QuietHandler
 
 ARN = "arn:aws:kms:eu-central-1:111122223333:key/0f8fad5b-d9cb-469f-a165-70867728950e"
 OTHER = ARN[:-1] + "f"
@@ -203,6 +205,35 @@ def test_answers_to_the_publisher_that_must_not_be_used(
             failure(lambda: client.wrap(SecretBytes(bytearray(DEK)), CONTEXT))
         if "CiphertextBlob" not in changes:
             failure(lambda: client.decrypt_plain(WRAPPED))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        answer(200, []),
+        answer(200, b"null"),
+        answer(200, {"KeyId": ARN, "CiphertextForRecipient": 5, "CiphertextBlob": 5}),
+        answer(200, {"KeyId": ARN, "Plaintext": 5}),
+        answer(200, b'{"a":' * 50_000),
+        answer(400, b"\xff\xfe"),
+        answer(400, []),
+        answer(400, {"__type": {"a": 1}}),
+    ],
+)
+def test_answers_that_the_sdk_stumbles_over(kms: Callable[[str], AwsKms], garbage: Callable[..., None]) -> None:
+    with serving(garbage) as service:
+        client = kms(service.endpoint)
+        assert failure(lambda: released(client)).code == "KEY_RESPONSE_INVALID"  # type: ignore[attr-defined]
+        assert failure(lambda: client.generate(CONTEXT)).code == "KEY_RESPONSE_INVALID"  # type: ignore[attr-defined]
+
+
+def test_a_request_id_that_is_none_is_left_out(kms: Callable[[str], AwsKms]) -> None:
+    def send(handler: QuietHandler) -> None:
+        body = json.dumps({"KeyId": ARN, "CiphertextForRecipient": blob(ENVELOPE)}).encode()
+        handler.answer(200, body, "application/x-amz-json-1.1", x_amzn_RequestId="\x1b[2Jforged")
+
+    with serving(send) as service:
+        assert kms(service.endpoint).release(b"wrapped", CONTEXT, b"document").request_id == ""
 
 
 def test_a_service_that_is_not_there(kms: Callable[[str], AwsKms], waits: list[float]) -> None:
