@@ -7,10 +7,19 @@ from ephemeralml.keyrelease.policy.evaluate import Grant
 from ephemeralml.keyrelease.policy.findings import Finding, Rule, Severity
 from ephemeralml.keyrelease.policy.key_facts import KeyFacts
 from ephemeralml.keyrelease.policy.principals import account_of, identity, same
-from ephemeralml.keyrelease.policy.reach import DECRYPT, PUT_POLICY, accounts, denial, people, reaching, registers
+from ephemeralml.keyrelease.policy.reach import (
+    DECRYPT,
+    PUT_POLICY,
+    REWRAP,
+    accounts,
+    denial,
+    people,
+    reaching,
+    registers,
+)
 
 _PUBLISHING = ("kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:Encrypt")
-_FORBIDDEN = (PUT_POLICY, "kms:CreateGrant", "kms:ReplicateKey")
+_FORBIDDEN = (PUT_POLICY, REWRAP, "kms:CreateGrant", "kms:ReplicateKey")
 _GRANTED = ("Decrypt", "ReEncryptFrom", "CreateGrant")
 
 

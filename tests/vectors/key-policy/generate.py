@@ -235,6 +235,16 @@ FILES: dict[str, dict[str, Any]] = {
         )
     },
     "K15-publisher": {"policy": changed(extra=[allow("Also", PUBLISHER, "kms:Put*")])},
+    "K15-parent-rewraps": {
+        "policy": changed(
+            NoOtherWayOut=deny("NoOtherWayOut", EXCEPTED),
+            extra=[
+                allow("Rewrap", PARENT, "kms:ReEncryptFrom", MODEL),
+                deny("NoOtherRewrap", "kms:ReEncryptFrom", {"ArnNotEquals": {"aws:PrincipalArn": PARENT}}),
+            ],
+        ),
+        "also": ["K08"],
+    },
     "K15-session": {
         "policy": changed(
             extra=[allow("Also", "arn:aws:sts::111122223333:assumed-role/enclave-parent/i-1", "kms:PutKeyPolicy")]
