@@ -23,8 +23,10 @@ from ephemeralml.keyrelease.policy.plan import (
     Plan,
     parse_policy_file,
     plan_addition,
+    plan_again,
     plan_removal,
     plan_replacement,
+    same_policy,
 )
 from ephemeralml.keyrelease.policy.simulate import World
 
@@ -63,7 +65,7 @@ def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -
     begun = state.load()
     live = inputs.live_key(options.key, endpoint)
     try:
-        plan = _resumed(begun, live.arn) if begun is not None else _planned(options, images, live)
+        plan = _resumed(begun, live.arn, options, images) if begun is not None else _planned(options, images, live)
         if begun is None and not plan.changes:
             _show(live.arn, plan, [], "unchanged")
             return
@@ -107,20 +109,31 @@ def _check(options: Options) -> tuple["ReleaseTuple", ...]:
 def _planned(options: Options, images: tuple["ReleaseTuple", ...], live: "LiveKey") -> Plan:
     before = live.policy()
     if options.policy is not None:
-        return plan_replacement(
-            before, parse_policy_file(console.read_file(options.policy, max_bytes=1 << 18, what="key policy"))
-        )
+        return plan_replacement(before, _policy_file(options.policy))
     if options.phase == "remove":
         return plan_removal(before, images[0])
     until = clock.now() + timedelta(days=options.overlap_days)
     return plan_addition(before, images[0], old_until=until, parents=options.parents)
 
 
-def _resumed(begun: Run, arn: str) -> Plan:
+def _resumed(begun: Run, arn: str, options: Options, images: tuple["ReleaseTuple", ...]) -> Plan:
+    """Return the plan of an interrupted run, if it is what the command asks for."""
+    hint = "give the command that was interrupted, or remove the state file and plan again"
     if begun.key != arn:
         raise console.usage(f"the state file is about {begun.key}", hint="give another --state-file for this key")
+    before, after = KeyPolicy.parse(begun.before), KeyPolicy.parse(begun.after)
+    if begun.phase.value != (options.phase or Phase.REPLACE.value):
+        raise console.usage(f"the state file is about another change: {begun.phase.value}", hint=hint)
+    if options.policy is not None and not same_policy(_policy_file(options.policy).text, after.text):
+        raise console.usage("the state file is about another policy than --key-policy", hint=hint)
     console.current().note(f"going on with an interrupted run ({begun.phase.value}, {begun.step.value})")
-    return Plan(begun.phase, KeyPolicy.parse(begun.before), KeyPolicy.parse(begun.after), ())
+    if begun.step is Step.ROLLING_BACK:
+        return Plan(begun.phase, before, after, ())
+    return plan_again(begun.phase, before, after, images)
+
+
+def _policy_file(path: Path) -> KeyPolicy:
+    return parse_policy_file(console.read_file(path, max_bytes=1 << 18, what="key policy"))
 
 
 def _confirm(arn: str, plan: Plan, *, yes: bool, begun: Run | None) -> None:

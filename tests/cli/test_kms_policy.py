@@ -12,6 +12,8 @@ import pytest
 from ephemeralml import clock
 from ephemeralml.attestation.local.documents import DocumentFields
 from ephemeralml.crypto.data_key import WrappedKey
+from ephemeralml.keyrelease.policy.apply import Run, StateFile
+from ephemeralml.keyrelease.policy.plan import Phase
 from ephemeralml.keyrelease.recipient import RecipientKey
 from ephemeralml.model.keys_file import encode_keys
 from tests.cli.runner import Result, run
@@ -380,11 +382,27 @@ class TestApply:
                 "nobody",
                 code=5,
             )
-        assert (stage.folder / "kms-policy-apply.json").exists()
+        left = stage.folder / "kms-policy-apply.json"
+        for other in (["--phase", "remove", "--tuple", "old.json"], ["--key-policy", "safe.json"]):
+            assert "another change: add" in stage.apply(*other, "--yes", code=2).stderr
+        assert left.exists()
         result = stage.apply("--phase", "add", "--tuple", "new.json", "--yes", *stage.verify)
         assert "going on with an interrupted run (add, put)" in result.stderr
         assert "applied" in result.stdout
         assert not (stage.folder / "kms-policy-apply.json").exists()
+
+    def test_what_was_interrupted_is_judged_again(self, stage: Stage) -> None:
+        wide = stage.policy()
+        wide["Statement"] = [one for one in wide["Statement"] if one["Effect"] == "Allow"]
+        del next(one for one in wide["Statement"] if one["Sid"] == "Release1")["Condition"]
+        (stage.folder / "wide.json").write_text(json.dumps(wide))
+        begun = Run(stage.arn, Phase.REPLACE, json.dumps(stage.policy()), json.dumps(wide))
+        StateFile(stage.folder / "kms-policy-apply.json").save(begun)
+        before = stage.policy()
+        assert "K01" in stage.apply("--key-policy", "wide.json", "--yes", code=3).stderr
+        (stage.folder / "narrow.json").write_text(json.dumps(before))
+        assert "another policy" in stage.apply("--key-policy", "narrow.json", "--yes", code=2).stderr
+        assert stage.policy() == before
 
     def test_who_may_not_is_told_which_permission(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_PROFILE", "parent")

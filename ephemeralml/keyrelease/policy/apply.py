@@ -7,6 +7,7 @@ policy that is half its own work.
 
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from ephemeralml.progress import Progress, Silent
 CHANGED = "KEY_POLICY_CHANGED"
 VERIFY_FAILED = "KEY_POLICY_VERIFY_FAILED"
 ROLLBACK_FAILED = "KEY_POLICY_ROLLBACK_FAILED"
+STATE_FOREIGN = "KEY_POLICY_STATE_FOREIGN"
 SCHEMA = "ephemeralml.kms-apply/1"
 
 _MAX_STATE_BYTES = 8 * MAX_POLICY_BYTES
@@ -89,17 +91,29 @@ class StateFile:
     def load(self) -> Run | None:
         """Return the run that was interrupted; None if there is none.
 
+        The policies in it are put on the key, so it has to be as `save` left it:
+        a file that others could write, or that came with a checkout, is refused.
+
         Raises:
             MalformedError: The file is no state.
+            RejectedError: It is not this user's alone (KEY_POLICY_STATE_FOREIGN).
             UnavailableError: It cannot be read.
         """
         try:
-            with self.path.open("rb") as file:
-                return Run.parse(file.read(_MAX_STATE_BYTES + 1))
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UnavailableError(f"cannot read {str(self.path)!r}: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise RejectedError(
+                    f"{str(self.path)!r} is not as `kms policy apply` leaves its state: others may have written it",
+                    code=STATE_FOREIGN,
+                    hint="look at it, then remove it and plan again",
+                )
+            return Run.parse(file.read(_MAX_STATE_BYTES + 1))
 
     def save(self, run: Run) -> None:
         """Write the state; it is on disk when this returns.

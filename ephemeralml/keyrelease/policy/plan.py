@@ -122,6 +122,29 @@ def plan_removal(before: KeyPolicy, one: ReleaseTuple) -> Plan:
     return _planned(Phase.REMOVE, before, KeyPolicy.parse(_text(document)))
 
 
+def plan_again(phase: Phase, before: KeyPolicy, after: KeyPolicy, images: Sequence[ReleaseTuple]) -> Plan:
+    """Return the plan of a run that was interrupted, judged as when it was made.
+
+    Args:
+        phase: The run's.
+        before: The policy that it planned from.
+        after: The one that it puts.
+        images: What the command is about now.
+
+    Raises:
+        RejectedError: The plan is not about *images*, or lint refuses it.
+    """
+    released = [after.statements[place] for place in _release_places(after)]
+    for one in images:
+        if any(_is_release_of(statement, one) for statement in released) is not (phase is Phase.ADD):
+            raise RejectedError(
+                f"the interrupted run is not about {one.name!a}",
+                code=REFUSED,
+                hint="give the command that was interrupted, or remove the state file and plan again",
+            )
+    return _planned(phase, before, after)
+
+
 def _planned(phase: Phase, before: KeyPolicy, after: KeyPolicy) -> Plan:
     if after.unknown_operators:
         raise RejectedError(f"KMS knows no operator {after.unknown_operators[0][:64]!a}", code=REFUSED)

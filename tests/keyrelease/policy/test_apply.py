@@ -1,5 +1,6 @@
 """Applying a plan: every interruption resumes, every wrong answer rolls back (key-release.md section 6)."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,9 +169,36 @@ def test_the_state_file_round_trips(state: StateFile) -> None:
 def test_a_state_file_that_is_none(state: StateFile, change: dict[str, Any]) -> None:
     import json
 
+    state.save(RUN)
     state.path.write_text(json.dumps(json.loads(RUN.to_bytes()) | change))
     with pytest.raises(MalformedError):
         state.load()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o620, 0o602])
+def test_a_state_file_that_others_had_is_not_believed(state: StateFile, mode: int) -> None:
+    state.save(RUN)
+    state.path.chmod(mode)
+    with pytest.raises(RejectedError) as caught:
+        state.load()
+    assert caught.value.code == "KEY_POLICY_STATE_FOREIGN"
+
+
+def test_nor_is_one_of_somebody_else(state: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    state.save(RUN)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(RejectedError):
+        state.load()
+
+
+def test_nor_one_behind_a_link_nor_a_pipe(state: StateFile, tmp_path: Path) -> None:
+    state.save(RUN)
+    (tmp_path / "link").symlink_to(state.path)
+    with pytest.raises(UnavailableError):
+        StateFile(tmp_path / "link").load()
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(RejectedError):
+        StateFile(tmp_path / "pipe").load()
 
 
 def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ import pytest
 from ephemeralml.errors import MalformedError, RejectedError
 from ephemeralml.keyrelease.policy.document import KeyPolicy
 from ephemeralml.keyrelease.policy.findings import Severity
-from ephemeralml.keyrelease.policy.plan import Plan, parse_policy_file, plan_addition, plan_removal, plan_replacement
+from ephemeralml.keyrelease.policy.plan import (
+    Plan,
+    parse_policy_file,
+    plan_addition,
+    plan_again,
+    plan_removal,
+    plan_replacement,
+)
 from tests.keyrelease.policy.test_render import NOW, PARENT, SIGNER, differing, image, loud, rendered
 
 A, B, C = image("a"), image("b"), image("c")
@@ -81,6 +88,20 @@ def test_the_first_image_of_a_closed_policy() -> None:
 def test_the_last_image_leaves_a_closed_policy() -> None:
     plan = plan_removal(rendered(A), A)
     assert json.loads(plan.after.text) == json.loads(rendered().text)
+
+
+def test_a_plan_that_was_begun_is_judged_again() -> None:
+    plan = add(rendered(A))
+    assert plan_again(plan.phase, plan.before, plan.after, (B,)).diff() == plan.diff()
+    with pytest.raises(RejectedError, match="not about 'image c'"):
+        plan_again(plan.phase, plan.before, plan.after, (C,))
+    gone = plan_removal(plan.after, A)
+    assert plan_again(gone.phase, gone.before, gone.after, (A,)).diff() == gone.diff()
+    with pytest.raises(RejectedError, match="not about 'image b'"):
+        plan_again(gone.phase, gone.before, gone.after, (B,))
+    bare = KeyPolicy.parse(json.dumps({"Statement": json.loads(plan.after.text)["Statement"][:-1]}))
+    with pytest.raises(RejectedError, match="K08"):
+        plan_again(plan.phase, plan.before, bare, (B,))
 
 
 def test_certificates_rotate_alike() -> None:
