@@ -27,6 +27,7 @@ from ephemeralml.keyrelease.local.store import Store
 from ephemeralml.keyrelease.policy import conditions
 from ephemeralml.keyrelease.policy.document import KeyPolicy, PolicyDocument
 from ephemeralml.keyrelease.policy.evaluate import Decision, Grant, Request, evaluate
+from ephemeralml.keyrelease.policy.principals import last_name
 
 MAX_CONTEXT_CHARACTERS = 8_192
 """KMS's own limit on an encryption context, names and values together."""
@@ -131,7 +132,7 @@ class Desk:
         """
         arn = self.names.arn(key.id) if key is not None else "*"
         policy = key.policy if key is not None else default_policy(self.names.account)
-        grants = self.store.grants(key.id) if key is not None else []
+        grants = self.store.grants_naming(key.id, last_name(call.principal.arn)) if key is not None else []
         pcrs = recipient.document.pcrs if recipient is not None else None
         decision = self.decide(call, f"kms:{action}", arn, policy, grants, context=context, pcrs=pcrs, more=more)
         trail = call.trail

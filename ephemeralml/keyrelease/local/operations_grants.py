@@ -10,6 +10,7 @@ from ephemeralml.keyrelease.local.faults import ServiceFault, invalid
 from ephemeralml.keyrelease.local.paging import page
 from ephemeralml.keyrelease.local.records import GrantRecord
 from ephemeralml.keyrelease.policy.conditions import GRANT_OPERATIONS
+from ephemeralml.keyrelease.policy.principals import last_name
 
 MAX_GRANTS = 50_000
 """Of one key, as AWS bounds them."""
@@ -52,11 +53,10 @@ def create_grant(desk: Desk, call: Call) -> dict[str, Any]:
         context_equals=equals,
         context_subset=subset,
     )
-    present = desk.store.grants(key.id)
-    for other in present:
-        if grant.name is not None and _wish(other) == _wish(grant):
+    for other in desk.store.grants_naming(key.id, last_name(grant.grantee)) if grant.name is not None else ():
+        if _wish(other) == _wish(grant):
             return {"GrantId": other.id, "GrantToken": other.token}
-    if len(present) >= MAX_GRANTS:
+    if desk.store.count_grants(key.id) >= MAX_GRANTS:
         raise ServiceFault("LimitExceededException", f"a key has at most {MAX_GRANTS} grants")
     dry_run(call)
     desk.store.add_grant(grant)

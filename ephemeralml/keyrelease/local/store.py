@@ -167,6 +167,19 @@ class Store:
         )
         return [GrantRecord.of_row(row) for row in rows]
 
+    def grants_naming(self, key_id: str, part: str) -> list[GrantRecord]:
+        """Return those grants of a key whose record holds *part* of an ARN: a key may have tens of thousands."""
+        rows = self._db.rows(
+            "SELECT id, key_id, token, created, document FROM grants WHERE key_id=? AND instr(document, ?) ORDER BY id",
+            *(key_id, part),
+        )
+        return [GrantRecord.of_row(row) for row in rows]
+
+    def count_grants(self, key_id: str) -> int:
+        """Return how many grants a key has."""
+        (count,) = self._db.rows("SELECT count(*) FROM grants WHERE key_id=?", key_id)[0]
+        return int(count)
+
     def add_grant(self, grant: GrantRecord) -> None:
         """Keep a grant."""
         with self._db.transaction():

@@ -57,6 +57,12 @@ def account_of(text: str) -> str | None:
     return who.account if who is not None and who.kind == "root" else None
 
 
+def last_name(arn: str) -> str:
+    """Return what every text that is `same` as *arn* holds: a role's name without its path, else all of it."""
+    who = identity(arn)
+    return who.last if who is not None and who.kind == "role" else arn
+
+
 def same(named: str, asking: str) -> bool:
     """Return whether *named* is *asking*, or the role whose session *asking* is."""
     if named == asking:

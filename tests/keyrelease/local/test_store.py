@@ -9,8 +9,9 @@ import pytest
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.keyrelease.local import backup, database, principals, state
 from ephemeralml.keyrelease.local.names import Names, default_policy, new_key_id
-from ephemeralml.keyrelease.local.records import KeyRecord, KeyState
+from ephemeralml.keyrelease.local.records import GrantRecord, KeyRecord, KeyState
 from ephemeralml.keyrelease.local.state import KeySource
+from ephemeralml.keyrelease.policy.principals import last_name, same
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 NAMES = Names("000000000000", "local")
@@ -298,3 +299,19 @@ def test_a_name_twice(folder: Path) -> None:
 def test_accounts_and_regions(account: str, region: str) -> None:
     with pytest.raises(ValueError, match="is"):
         Names(account, region)
+
+
+@pytest.mark.parametrize("asking", ["role/team/parent", "session"])
+def test_the_grants_of_others_are_not_read(folder: Path, asking: str) -> None:
+    role, session = "arn:aws:iam::000000000000:role/team/parent", "arn:aws:sts::000000000000:assumed-role/parent/i-1"
+    key_id = add_key(folder)
+    with state.opened(folder, FILE) as opened:
+        store = opened.store
+        for number, grantee in enumerate((role, session, "arn:aws:iam::000000000000:user/other")):
+            store.add_grant(GrantRecord(f"{number}", key_id, f"t{number}", 0.0, grantee, ("Decrypt",), "issuer"))
+        arn = session if asking == "session" else role
+        found = {one.grantee for one in store.grants_naming(key_id, last_name(arn))}
+        assert found >= {one.grantee for one in store.grants(key_id) if same(one.grantee, arn)}
+        assert found == {role, session}
+        assert store.count_grants(key_id) == 3
+        assert store.grants_naming(key_id, last_name("arn:aws:iam::000000000000:user/parent")) == []
