@@ -21,7 +21,7 @@ from ephemeralml.storage.gcs_faults import explained, meaning
 from ephemeralml.storage.gcs_upload import CHUNK, Note, Session, SessionLostError, open_session
 from ephemeralml.storage.keys import check_key
 from ephemeralml.storage.pins import Pins, Version
-from ephemeralml.storage.ranges import check_bounds, check_content_range, fill, header
+from ephemeralml.storage.ranges import EMPTY_PAGES, check_bounds, check_content_range, fill, header, unreadable
 from ephemeralml.storage.retry import Deadline, Retries
 from ephemeralml.storage.urllib3_body import read_body
 
@@ -156,11 +156,14 @@ class GcsStorage(Closing):
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with *prefix*, in order."""
         token: str | None = None
-        while True:
+        empty = 0
+        while empty < EMPTY_PAGES:
             names, token = self._request("list", prefix, partial(self._page, prefix, token))
+            empty = 0 if names else empty + 1
             yield from (name.removeprefix(self._prefix) for name in sorted(names))
             if not token:
                 return
+        raise unreadable("list", self._place(prefix))
 
     def close(self) -> None:
         """Close the connections."""
@@ -187,7 +190,7 @@ class GcsStorage(Closing):
         pages = self._client.list_blobs(
             self._bucket, prefix=self._prefix + prefix, page_token=token, timeout=self._timeout(), retry=None
         )
-        names = [blob.name for blob in next(pages.pages, ())]
+        names = [str(blob.name) for blob in next(pages.pages, ())]
         return names, pages.next_page_token
 
     def _find(self, action: str, key: str) -> "Blob | None":
@@ -198,8 +201,9 @@ class GcsStorage(Closing):
         blob = self._find("read", key)
         if blob is None:
             raise UnavailableError(f"there is no object {self._place(key)}")
-        found = Version(int(blob.size or 0), str(blob.generation))
-        return self._pins.note(key, found), digest_in(blob.metadata or {})
+        with explained("read", self._place(key)):  # the library reads these values only now
+            found, kept = Version(int(blob.size or 0), str(blob.generation)), digest_in(blob.metadata or {})
+        return self._pins.note(key, found), kept
 
     def _fetch(self, key: str, pinned: Version, start: int, view: memoryview, limit: Deadline) -> None:
         place = self._place(key)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.storage.pins import Version, changed
-from ephemeralml.storage.ranges import truncated
+from ephemeralml.storage.ranges import UNREADABLE, truncated, unreadable
 from ephemeralml.storage.retry import TransientFault
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -38,6 +38,8 @@ def explained(action: str, place: str) -> Iterator[None]:
         raise TransientFault(f"the connection failed ({type(error).__name__})") from error
     except auth.GoogleAuthError as error:
         raise UnavailableError(f"cannot {action} {place}: {type(error).__name__}") from error
+    except UNREADABLE as error:
+        raise unreadable(action, place) from error
 
 
 def meaning(  # noqa: PLR0911 - one line for each answer

@@ -3,13 +3,19 @@
 import re
 from collections.abc import Callable
 
-from ephemeralml.errors import RejectedError
+from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.storage.retry import Deadline, Retries, TransientFault
 
 WORTHWHILE = 64 << 10
 """Bytes that a broken try must have brought for it not to count as a failure.
 
 A server that cuts the connection after each byte is given up on like one that sends none."""
+
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, RuntimeError)
+"""What the clouds' libraries raise over answers that no store gives; a redirection without an end is a RuntimeError."""
+
+EMPTY_PAGES = 1_000
+"""Pages of a listing, one after the other, that may hold nothing."""
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII)
 
@@ -43,6 +49,14 @@ def check_content_range(key: str, value: str | None, start: int, length: int) ->
 def truncated(key: str, end: int) -> RejectedError:
     """Return the error for object *key* that ends before byte *end*."""
     return RejectedError(f"{key} ends before byte {end}", code="BLOB_TRUNCATED")
+
+
+def unreadable(action: str, place: str) -> UnavailableError:
+    """Return the error for an answer that the cloud's library stumbled over."""
+    return UnavailableError(
+        f"cannot {action} {place}: what answers there is no such store",
+        hint="check the endpoint and what stands before it",
+    )
 
 
 def check_bounds(key: str, start: int, end: int, size: int) -> None:

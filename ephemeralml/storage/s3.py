@@ -16,7 +16,7 @@ from ephemeralml.storage.base import SILENT, ByteSource, Closing
 from ephemeralml.storage.blocks import DIGEST_METADATA, checked, digest_in, equal, joined, occupied, settle
 from ephemeralml.storage.keys import check_key
 from ephemeralml.storage.pins import Pins, Version
-from ephemeralml.storage.ranges import check_bounds, check_content_range, fill, header
+from ephemeralml.storage.ranges import EMPTY_PAGES, check_bounds, check_content_range, fill, header, unreadable
 from ephemeralml.storage.retry import Deadline, Retries, RetryPolicy
 from ephemeralml.storage.s3_faults import explained
 from ephemeralml.storage.s3_upload import PART, Multipart, Target, correct_digest, part_size
@@ -184,17 +184,20 @@ class S3Storage(Closing):
         """Yield the keys that begin with *prefix*, in order."""
         full = self._prefix + prefix
         token: dict[str, Any] = {}
-        while True:
+        empty = 0
+        while empty < EMPTY_PAGES:
             page = self._request(
                 "list",
                 full,
                 lambda token=token: self._client.list_objects_v2(Bucket=self._bucket, Prefix=full, **token),
             )
-            for entry in page.get("Contents", []):
-                yield entry["Key"].removeprefix(self._prefix)
+            keys = [str(entry.get("Key", "")) for entry in page.get("Contents", [])]
+            empty = 0 if keys else empty + 1
+            yield from (key.removeprefix(self._prefix) for key in keys)
             if not page.get("IsTruncated") or "NextContinuationToken" not in page:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
+        raise unreadable("list", self._place(full))
 
     def close(self) -> None:
         """Close the connections."""

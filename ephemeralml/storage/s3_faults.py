@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.storage.pins import Version, changed
-from ephemeralml.storage.ranges import truncated
+from ephemeralml.storage.ranges import UNREADABLE, truncated, unreadable
 from ephemeralml.storage.retry import TransientFault
 
 _DENIED = frozenset(
@@ -66,6 +66,7 @@ def explained(action: str, bucket: str, key: str, *, end: int = 0, pinned: Versi
         ProxyConnectionError,
         SSLError,
     )
+    from botocore.parsers import ResponseParserError
 
     place = f"s3://{bucket}/{key}"
     try:
@@ -84,6 +85,10 @@ def explained(action: str, bucket: str, key: str, *, end: int = 0, pinned: Versi
         raise TransientFault(f"the connection failed ({type(error).__name__})") from error
     except BotoCoreError as error:
         raise UnavailableError(f"cannot {action} {place}: {type(error).__name__}") from error
+    except ResponseParserError as error:
+        raise TransientFault("the store's answer does not parse") from error
+    except UNREADABLE as error:
+        raise unreadable(action, place) from error
 
 
 def _meaning(  # noqa: PLR0911 - one line for each thing that S3 says
