@@ -34,6 +34,8 @@ RESPONSE_INVALID = "KEY_RESPONSE_INVALID"
 
 MIN_RSA_BITS = 2_048
 MAX_RSA_BITS = 4_096
+MAX_EXPONENT_BITS = 32
+"""More would only make encrypting to the key slow."""
 MAX_PLAINTEXT_BYTES = 4_096
 MAX_CONTENT_BYTES = MAX_PLAINTEXT_BYTES + 16
 """Ciphertext of the longest plaintext, padded."""
@@ -96,7 +98,7 @@ def recipient_key(spki: bytes) -> RSAPublicKey:
 
     Raises:
         MalformedError: Not the DER SubjectPublicKeyInfo of an RSA key of 2,048
-            to 4,096 bits.
+            to 4,096 bits, or one whose numbers no such key has.
     """
     try:
         key = load_der_public_key(spki)
@@ -106,6 +108,9 @@ def recipient_key(spki: bytes) -> RSAPublicKey:
         raise MalformedError("the recipient's public key is not an RSA key")
     if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         raise MalformedError(f"the recipient's RSA key has {key.key_size} bits")
+    numbers = key.public_numbers()
+    if numbers.n % 2 == 0 or numbers.e.bit_length() > MAX_EXPONENT_BITS:
+        raise MalformedError("the recipient's RSA key has an even modulus or a huge exponent")
     return key
 
 

@@ -220,6 +220,26 @@ def test_recipient_keys() -> None:
             cms.recipient_key(noise)
 
 
+def _of_numbers(modulus: int, exponent: int) -> bytes:
+    """The DER of an RSA key that no library would make."""
+
+    def integer(value: int) -> bytes:
+        return ber.encode(ber.INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+    key = ber.encode(ber.SEQUENCE, integer(modulus) + integer(exponent))
+    algorithm = ber.encode(ber.SEQUENCE, bytes.fromhex("06092a864886f70d0101010500"))
+    return ber.encode(ber.SEQUENCE, algorithm + ber.encode(3, b"\0" + key))
+
+
+def test_numbers_that_no_rsa_key_has() -> None:
+    modulus = KEY.public_key().public_numbers().n
+    for fine in (3, 65_537, (1 << 31) + 1):
+        assert cms.recipient_key(_of_numbers(modulus, fine)).public_numbers().e == fine
+    for wrong in ((modulus - 1, 65_537), (1 << 2_047, 65_537), (modulus, (1 << 32) + 1), (modulus, (1 << 2_040) + 1)):
+        with pytest.raises(MalformedError, match="even modulus or a huge exponent"):
+            cms.recipient_key(_of_numbers(*wrong))
+
+
 @pytest.mark.fuzz
 @given(st.binary(max_size=600))
 def test_noise_gives_only_our_errors(noise: bytes) -> None:
