@@ -71,6 +71,10 @@ class AllowedModel(_Section):
         return fnmatch.fnmatchcase(model_id, self.id)
 
 
+def _older(one: SemVer | None, other: SemVer | None) -> bool:
+    return other is not None and (one is None or one < other)
+
+
 class ModelRules(_Section):
     """Whose models, and which of them."""
 
@@ -98,8 +102,15 @@ class ModelRules(_Section):
         return tuple(PublicKey.parse(text) for text in self.publisher_keys)
 
     def rule_for(self, model_id: str) -> AllowedModel | None:
-        """Return the first rule that allows *model_id*, or None."""
-        return next((rule for rule in self.allow if rule.matches(model_id)), None)
+        """Return the rule for *model_id*, or None: of several that match, the one with the highest minimum.
+
+        So a wildcard that stands before a model's own rule lowers nothing.
+        """
+        found: AllowedModel | None = None
+        for rule in self.allow:
+            if rule.matches(model_id) and (found is None or _older(found.minimum, rule.minimum)):
+                found = rule
+        return found
 
 
 class KeyRules(_Section):

@@ -98,7 +98,7 @@ def require_privacy(client: "KMSClient", operation: str, asked: Asked) -> None:
     if url.scheme == "https" or operation not in _IN_THE_CLEAR or asked.recipient or _loopback(url.hostname or ""):
         return
     raise RejectedError(
-        f"{asked.action} would send a data key to {url.hostname!a} in the clear",
+        f"{asked.action} at {url.hostname!a} would carry a data key over the network in the clear",
         code="KEY_ENDPOINT_OPEN",
         hint="give an https endpoint (kms serve --tls CERT KEY), or reach it through a port of this machine",
     )

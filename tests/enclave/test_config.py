@@ -145,6 +145,20 @@ def test_model_rules_are_globs_with_case() -> None:
     assert not rule.matches("a-minilm-l6")
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+def test_a_wildcard_lowers_no_minimum(order: tuple[int, ...]) -> None:
+    rules = (
+        module.AllowedModel(id="*"),
+        module.AllowedModel(id="minilm-*", min_version="1.9.0"),
+        module.AllowedModel(id="minilm-l6-v2", min_version="1.10.0"),
+    )
+    found = module.ModelRules(publisher_keys=(str(KEY),), allow=tuple(rules[index] for index in order))
+    minimums = {
+        name: getattr(found.rule_for(name), "min_version", "none") for name in ("minilm-l6-v2", "minilm-x", "x")
+    }
+    assert minimums == {"minilm-l6-v2": "1.10.0", "minilm-x": "1.9.0", "x": None}
+
+
 @pytest.mark.fuzz
 @given(st.binary(max_size=300))
 def test_only_our_errors_leave_the_parser(tail: bytes) -> None:
