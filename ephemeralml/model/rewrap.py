@@ -14,7 +14,7 @@ from ephemeralml.model.encryption import MANIFEST_PAIR, KeySource, encryption_co
 from ephemeralml.model.keys_file import encode_keys
 from ephemeralml.model.manifest import Manifest, Suite
 from ephemeralml.model.package import KEYS_NAME, Package
-from ephemeralml.model.package_keys import read_keys
+from ephemeralml.model.package_keys import check_contexts, read_keys
 from ephemeralml.model.sign import replace_file
 
 
@@ -35,9 +35,13 @@ class Wrapped:
 def read_wrapped(package: Package) -> Wrapped:
     """Read manifest and ``keys.json`` of an encrypted package.
 
+    Each entry is bound to this manifest, else whoever renamed another's package
+    would have its key opened under the one name and wrapped under the other.
+
     Raises:
         MalformedError: They do not parse, something does not belong there, or
             the package is not encrypted.
+        RejectedError: An entry is not bound to it (code CONTEXT_MISMATCH).
         UnavailableError: Something is missing.
     """
     payload = envelope.parse(package.manifest_bytes()).payload
@@ -45,7 +49,9 @@ def read_wrapped(package: Package) -> Wrapped:
     if parsed.suite is Suite.NONE:
         raise MalformedError("the package is not encrypted: it has no key to wrap")
     package.check_layout(parsed)
-    return Wrapped(parsed, payload, read_keys(package))
+    entries = read_keys(package)
+    check_contexts(parsed, payload, entries)
+    return Wrapped(parsed, payload, entries)
 
 
 def rewrap_package(
@@ -70,7 +76,8 @@ def rewrap_package(
     Raises:
         MalformedError: The package does not parse, is not encrypted, or would
             have too many entries.
-        RejectedError: Step 1 fails, or the KMS refuses.
+        RejectedError: Step 1 fails, an entry is not bound to the package, or the
+            KMS refuses.
         UnavailableError: Something is missing, or cannot be written.
     """
     with Package.open(folder) as package:

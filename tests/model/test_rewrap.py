@@ -7,10 +7,11 @@ import pytest
 
 from ephemeralml.crypto.data_key import SecretBytes, WrappedKey
 from ephemeralml.errors import EphemeralError, IncompleteError, MalformedError, RejectedError, UnavailableError
+from ephemeralml.model import envelope
 from ephemeralml.model.keys_file import MAX_ENTRIES, parse_keys
 from ephemeralml.model.package import Package
 from ephemeralml.model.package_keys import check_keys, first_opened, read_keys
-from ephemeralml.model.rewrap import rewrap_package
+from ephemeralml.model.rewrap import read_wrapped, rewrap_package
 from ephemeralml.model.verify import VerifiedManifest, verify_package
 from ephemeralml.model.verify_full import verify_plaintext
 from tests.fakes.key_source import KEY_URI, OneKey
@@ -99,6 +100,19 @@ def test_a_wrong_key_is_never_wrapped(package: Path, new: OneKey) -> None:
     with pytest.raises(RejectedError, match="does not open the package") as caught:
         rewrap_package(package, new, SecretBytes(bytearray(32)))
     assert caught.value.code == "CHUNK_AUTH_FAILED"
+    assert new.calls == []
+    assert (package / "keys.json").read_bytes() == before
+
+
+def test_the_key_of_a_renamed_package_is_neither_opened_nor_wrapped(package: Path, old: OneKey, new: OneKey) -> None:
+    dek, before = data_key(package, old), (package / "keys.json").read_bytes()
+    payload = envelope.parse((package / "manifest.json").read_bytes()).payload
+    (package / "manifest.json").write_bytes(envelope.unsigned(payload.replace(b"tiny-bert", b"another")))
+    with Package.open(package) as opened, pytest.raises(RejectedError) as caught:
+        read_wrapped(opened)
+    assert caught.value.code == "CONTEXT_MISMATCH"
+    with pytest.raises(RejectedError, match="not bound to this package"):
+        rewrap_package(package, new, dek)
     assert new.calls == []
     assert (package / "keys.json").read_bytes() == before
 
