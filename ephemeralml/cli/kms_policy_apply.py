@@ -65,7 +65,7 @@ def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -
     begun = state.load()
     live = inputs.live_key(options.key, endpoint)
     try:
-        plan = _resumed(begun, live.arn, options, images) if begun is not None else _planned(options, images, live)
+        plan = _planned(options, images, live) if begun is None else _resumed(begun, options, images, live)
         if begun is None and not plan.changes:
             _show(live.arn, plan, [], "unchanged")
             return
@@ -107,19 +107,19 @@ def _check(options: Options) -> tuple["ReleaseTuple", ...]:
 
 
 def _planned(options: Options, images: tuple["ReleaseTuple", ...], live: "LiveKey") -> Plan:
-    before = live.policy()
+    before, grants = live.policy(), live.grants()
     if options.policy is not None:
-        return plan_replacement(before, _policy_file(options.policy))
+        return plan_replacement(before, _policy_file(options.policy), grants=grants)
     if options.phase == "remove":
-        return plan_removal(before, images[0])
+        return plan_removal(before, images[0], grants=grants)
     until = clock.now() + timedelta(days=options.overlap_days)
-    return plan_addition(before, images[0], old_until=until, parents=options.parents)
+    return plan_addition(before, images[0], old_until=until, parents=options.parents, grants=grants)
 
 
-def _resumed(begun: Run, arn: str, options: Options, images: tuple["ReleaseTuple", ...]) -> Plan:
+def _resumed(begun: Run, options: Options, images: tuple["ReleaseTuple", ...], live: "LiveKey") -> Plan:
     """Return the plan of an interrupted run, if it is what the command asks for."""
     hint = "give the command that was interrupted, or remove the state file and plan again"
-    if begun.key != arn:
+    if begun.key != live.arn:
         raise console.usage(f"the state file is about {begun.key}", hint="give another --state-file for this key")
     before, after = KeyPolicy.parse(begun.before), KeyPolicy.parse(begun.after)
     if begun.phase.value != (options.phase or Phase.REPLACE.value):
@@ -129,7 +129,7 @@ def _resumed(begun: Run, arn: str, options: Options, images: tuple["ReleaseTuple
     console.current().note(f"going on with an interrupted run ({begun.phase.value}, {begun.step.value})")
     if begun.step is Step.ROLLING_BACK:
         return Plan(begun.phase, before, after, ())
-    return plan_again(begun.phase, before, after, images)
+    return plan_again(begun.phase, before, after, images, grants=live.grants())
 
 
 def _policy_file(path: Path) -> KeyPolicy:

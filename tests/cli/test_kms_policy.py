@@ -391,6 +391,19 @@ class TestApply:
         assert "applied" in result.stdout
         assert not (stage.folder / "kms-policy-apply.json").exists()
 
+    def test_a_grant_that_the_new_policy_would_let_in(self, stage: Stage) -> None:
+        admin = stage.server.client()
+        open_policy = admin.get_key_policy(KeyId=admin.create_key()["KeyMetadata"]["Arn"])["Policy"]
+        before, gated = stage.policy(), stage.policy()
+        gated["Statement"] = [one for one in gated["Statement"] if one["Effect"] == "Allow"]
+        (stage.folder / "gated.json").write_text(json.dumps(gated))
+        admin.put_key_policy(KeyId=stage.arn, Policy=open_policy)
+        made = admin.create_grant(KeyId=stage.arn, GranteePrincipal=stage.server.arn("x"), Operations=["Decrypt"])
+        assert "K10" in stage.apply("--key-policy", "gated.json", "--yes", code=3).stderr
+        assert stage.policy() == json.loads(open_policy)
+        admin.revoke_grant(KeyId=stage.arn, GrantId=made["GrantId"])
+        admin.put_key_policy(KeyId=stage.arn, Policy=json.dumps(before))
+
     def test_what_was_interrupted_is_judged_again(self, stage: Stage) -> None:
         wide = stage.policy()
         wide["Statement"] = [one for one in wide["Statement"] if one["Effect"] == "Allow"]

@@ -17,6 +17,7 @@ from ephemeralml import clock
 from ephemeralml.crypto import strict_json
 from ephemeralml.errors import MalformedError, RejectedError
 from ephemeralml.keyrelease.policy.document import MAX_POLICY_BYTES, KeyPolicy, Statement
+from ephemeralml.keyrelease.policy.evaluate import Grant
 from ephemeralml.keyrelease.policy.findings import Finding, Severity
 from ephemeralml.keyrelease.policy.lint import Subject, lint
 from ephemeralml.keyrelease.policy.reach import DECRYPT, closed, is_context, pins, reaching, register_of, registers
@@ -63,16 +64,23 @@ def same_policy(one: str, other: str) -> bool:
     return _load(one) == _load(other)
 
 
-def plan_replacement(before: KeyPolicy, after: KeyPolicy) -> Plan:
-    """Plan to put a whole policy.
+def plan_replacement(before: KeyPolicy, after: KeyPolicy, *, grants: Sequence[Grant] = ()) -> Plan:
+    """Plan to put a whole policy; *grants* are the key's.
 
     Raises:
         RejectedError: Lint finds an error in it.
     """
-    return _planned(Phase.REPLACE, before, after)
+    return _planned(Phase.REPLACE, before, after, grants)
 
 
-def plan_addition(before: KeyPolicy, one: ReleaseTuple, *, old_until: datetime, parents: Sequence[str] = ()) -> Plan:
+def plan_addition(
+    before: KeyPolicy,
+    one: ReleaseTuple,
+    *,
+    old_until: datetime,
+    parents: Sequence[str] = (),
+    grants: Sequence[Grant] = (),
+) -> Plan:
     """Plan to let *one* in; what is released already ends at *old_until* at the latest.
 
     Args:
@@ -80,6 +88,7 @@ def plan_addition(before: KeyPolicy, one: ReleaseTuple, *, old_until: datetime, 
         one: The new image.
         old_until: When the other images end.
         parents: Whom to release to, where nothing is released yet.
+        grants: The key's.
 
     Raises:
         RejectedError: The policy has no place for it, or lint refuses the result.
@@ -95,11 +104,11 @@ def plan_addition(before: KeyPolicy, one: ReleaseTuple, *, old_until: datetime, 
         made = _new_release(items, before, old, one, parents)
         items.insert(old[-1] + 1 if old else _before_denies(before), made)
     _relist(items, one, lambda listed: {*listed, *_own(one).values()})
-    return _planned(Phase.ADD, before, KeyPolicy.parse(_text(document)))
+    return _planned(Phase.ADD, before, KeyPolicy.parse(_text(document)), grants)
 
 
-def plan_removal(before: KeyPolicy, one: ReleaseTuple) -> Plan:
-    """Plan to take *one* out; without another image the policy is closed.
+def plan_removal(before: KeyPolicy, one: ReleaseTuple, *, grants: Sequence[Grant] = ()) -> Plan:
+    """Plan to take *one* out; without another image the policy is closed. *grants* are the key's.
 
     Raises:
         RejectedError: It is not released, or lint refuses the result.
@@ -119,10 +128,17 @@ def plan_removal(before: KeyPolicy, one: ReleaseTuple) -> Plan:
         items, one, lambda values: {value for value in values if value.lower() != one.value(register) or value in still}
     )
     document["Statement"] = [item for place, item in enumerate(items) if place not in gone]
-    return _planned(Phase.REMOVE, before, KeyPolicy.parse(_text(document)))
+    return _planned(Phase.REMOVE, before, KeyPolicy.parse(_text(document)), grants)
 
 
-def plan_again(phase: Phase, before: KeyPolicy, after: KeyPolicy, images: Sequence[ReleaseTuple]) -> Plan:
+def plan_again(
+    phase: Phase,
+    before: KeyPolicy,
+    after: KeyPolicy,
+    images: Sequence[ReleaseTuple],
+    *,
+    grants: Sequence[Grant] = (),
+) -> Plan:
     """Return the plan of a run that was interrupted, judged as when it was made.
 
     Args:
@@ -130,6 +146,7 @@ def plan_again(phase: Phase, before: KeyPolicy, after: KeyPolicy, images: Sequen
         before: The policy that it planned from.
         after: The one that it puts.
         images: What the command is about now.
+        grants: The key's.
 
     Raises:
         RejectedError: The plan is not about *images*, or lint refuses it.
@@ -142,13 +159,13 @@ def plan_again(phase: Phase, before: KeyPolicy, after: KeyPolicy, images: Sequen
                 code=REFUSED,
                 hint="give the command that was interrupted, or remove the state file and plan again",
             )
-    return _planned(phase, before, after)
+    return _planned(phase, before, after, grants)
 
 
-def _planned(phase: Phase, before: KeyPolicy, after: KeyPolicy) -> Plan:
+def _planned(phase: Phase, before: KeyPolicy, after: KeyPolicy, grants: Sequence[Grant]) -> Plan:
     if after.unknown_operators:
         raise RejectedError(f"KMS knows no operator {after.unknown_operators[0][:64]!a}", code=REFUSED)
-    findings = lint(Subject(after))
+    findings = lint(Subject(after, tuple(grants)))
     worst = next((finding for finding in findings if finding.severity is Severity.ERROR), None)
     if worst is not None:
         where = f" in {worst.statement}" if worst.statement else ""
