@@ -47,6 +47,8 @@ from ephemeralml.model.source_folder import SourceModel, WeightsHeader
 from ephemeralml.progress import Progress, Silent
 from ephemeralml.semver import SemVer
 
+_Versions = Mapping[str, tuple[int, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -142,11 +144,11 @@ def create_package(
     progress = progress or Silent()
     progress.step("check")
     model = source_folder.find(source)
-    description = _inspect(model, request.dtypes)
+    description, versions = _inspect(model, request.dtypes)
     _check_out(source, out, replace=replace)
     with _growing(out, replace=replace) as folder, _data_key(request, key_source, entropy) as key:
         sealing = None if key is None else Sealing(suite, key.dek, entropy)
-        files = _pack(model, folder, request.chunk_size, sealing, progress)
+        files = _pack(model, versions, folder, request.chunk_size, sealing, progress)
         if request.upstream is not None:
             request.upstream.check(files)
         manifest = _manifest(request, suite, description, files)
@@ -208,24 +210,34 @@ def _manifest(
     )
 
 
-def _inspect(model: SourceModel, dtypes: Collection[str]) -> Description:
-    """Check the format of every file, before the first byte is written."""
+def _inspect(model: SourceModel, dtypes: Collection[str]) -> tuple[Description, _Versions]:
+    """Check the format of every file, before the first byte is written; return too what files were checked."""
+    versions: dict[str, tuple[int, ...]] = {}
     headers: dict[str, WeightsHeader] = {}
     documents: dict[str, bytes] = {}
     for file in model.files:
         with source_folder.opened(file) as fd:
+            versions[file.path] = source_folder.version(fd)
             header = source_folder.check_format(file, fd, dtypes=dtypes)
             if header is not None:
                 headers[file.path] = header
             if file.path in ("config.json", "modules.json"):
                 documents[file.path] = os.pread(fd, MAX_CONFIG_BYTES + 1, 0)
-    return describe(headers, documents)
+    return describe(headers, documents), versions
 
 
 def _pack(
-    model: SourceModel, folder: Path, chunk_size: int, sealing: Sealing | None, progress: Progress
+    model: SourceModel,
+    versions: _Versions,
+    folder: Path,
+    chunk_size: int,
+    sealing: Sealing | None,
+    progress: Progress,
 ) -> tuple[ManifestFile, ...]:
-    """Write the blob of every file and return the files' entries, computed from the bytes that were written."""
+    """Write the blob of every file and return the files' entries, computed from the bytes that were written.
+
+    A file whose *versions* entry no longer fits is another than the one that was checked.
+    """
     suite = Suite.NONE if sealing is None else sealing.suite
     progress.step("package" if sealing is None else "encrypt")
     sizes = [file.location.lstat().st_size for file in model.files]
@@ -236,6 +248,8 @@ def _pack(
         blob = blob_name(file.path, suite)
         with source_folder.opened(file) as source, _created(folder / blob) as target:
             packed = packer.pack(file.path, size, source, target)
+            if source_folder.version(source) != versions[file.path]:
+                raise RejectedError(f"{file.path} changed while it was packaged", code="SOURCE_CHANGED")
         entries.append(
             ManifestFile(
                 path=file.path,

@@ -117,6 +117,12 @@ def opened(file: SourceFile) -> Iterator[int]:
         os.close(fd)
 
 
+def version(fd: int) -> tuple[int, ...]:
+    """Return what changes whenever the open file's contents do; nobody but root can set its change time."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def check_format(file: SourceFile, fd: int, *, dtypes: Collection[str] = DEFAULT_DTYPES) -> WeightsHeader | None:
     """Check what *file* is; return its header if it holds weights.
 

@@ -201,6 +201,27 @@ def test_a_file_that_changes_its_length_meanwhile_is_rejected(
     assert nothing_left(out)
 
 
+@pytest.mark.parametrize("kept_times", [False, True])
+def test_what_was_checked_is_what_is_packaged(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, kept_times: bool
+) -> None:
+    real = Packer.pack
+    weights = source / "model.safetensors"
+    before = weights.stat()
+
+    def changing(self: Packer, path: str, size: int, *fds: int) -> object:
+        weights.write_bytes(b"\x80\x04cos\nsystem\n.".ljust(before.st_size, b"\0"))
+        if kept_times:
+            os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return real(self, path, size, *fds)
+
+    monkeypatch.setattr(Packer, "pack", changing)
+    with pytest.raises(RejectedError) as caught:
+        create_package(weights, out, request())
+    assert caught.value.code == "SOURCE_CHANGED"
+    assert nothing_left(out)
+
+
 def failing_rename(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
     real = Path.rename
 
