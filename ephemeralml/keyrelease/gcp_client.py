@@ -19,6 +19,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, OAu
 from google.auth.transport.requests import Request
 from google.cloud.kms_v1 import KeyManagementServiceClient
 from google.cloud.kms_v1.services.key_management_service.transports.rest import KeyManagementServiceRestTransport
+from google.protobuf.json_format import ParseError
 
 from ephemeralml.errors import EphemeralError, RejectedError
 from ephemeralml.keyrelease import faults
@@ -201,6 +202,9 @@ def call(operation: Callable[[], Answer], asked: Asked) -> Answer:
         raise TransientError(faults.not_answering(asked, type(error).__name__)) from error
     except (RefreshError, GoogleAuthError) as error:
         raise faults.credentials_missing(asked) from error
+    except (ParseError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        # What the libraries raise over an answer of another shape than the service's.
+        raise faults.response_invalid("it does not parse") from error
 
 
 def _refused(error: GoogleAPICallError, asked: Asked) -> NoReturn:

@@ -308,6 +308,18 @@ def test_the_keys_state_is_said(cloud: Cloud, fault: Callable[[QuietHandler], No
     assert cloud.waits == []
 
 
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("body", [b"garbage", b"\xff", b"null", b'{"plaintext": 5, "name": 5}', b'{"a":' * 50_000])
+def test_answers_that_the_libraries_stumble_over(cloud: Cloud, status: int, body: bytes) -> None:
+    _, wrapped = cloud.wrapped()
+    wanted = {200: {"KEY_RESPONSE_INVALID"}, 400: {"KEY_RESPONSE_INVALID", "KEY_REQUEST_REFUSED"}}[status]
+    cloud.kms.respond = [lambda handler: handler.answer(status, body)] * 9
+    assert cloud.failure(wrapped).code in wanted  # type: ignore[attr-defined]
+    with pytest.raises(EphemeralError) as caught:
+        cloud.publisher.generate(CONTEXT)
+    assert caught.value.code in wanted  # type: ignore[attr-defined]
+
+
 def test_an_access_token_that_is_refused_is_exchanged_anew(cloud: Cloud) -> None:
     dek, wrapped = cloud.wrapped()
     workload = cloud.workload
