@@ -48,7 +48,7 @@ class PartFolder:
             path.mkdir(mode=0o755, exist_ok=True)
             fd = os.open(path, _FOLDER)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd, path)
                 part = cls(final, fd)
                 part._begin(manifest)
             except BlockingIOError as error:
@@ -154,6 +154,17 @@ class PartFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Take the open folder *fd* for this process; who had it may have given it its name since it was opened.
+
+    Raises:
+        BlockingIOError: Another process has it, or it is no longer what is at *path*.
+    """
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not os.path.samestat(os.fstat(fd), os.lstat(path)):
+        raise BlockingIOError
 
 
 @contextmanager

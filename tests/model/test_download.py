@@ -299,6 +299,25 @@ def test_two_downloads_do_not_share_a_part(store: ObjectStore, out: Path) -> Non
         os.close(fd)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_part_that_becomes_a_package_just_then_is_left_alone(
+    store: ObjectStore, out: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    part, lock = interrupted(store, out), fcntl.flock
+    (part / "manifest.json").write_text("another download's")
+
+    def finished(fd: int, operation: int) -> None:
+        part.rename(out)
+        if again:
+            part.mkdir()
+        lock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", finished)
+    with pytest.raises(UnavailableError):
+        download(store, out)
+    assert files(out)["manifest.json"] == b"another download's"
+
+
 def test_a_full_disk_is_unavailable_and_what_arrived_is_kept(
     store: ObjectStore, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
