@@ -13,6 +13,8 @@ from ephemeralml.errors import IncompleteError
 
 MAX_CHARACTERS = 4_096
 MAX_DEPTH = 32
+MAX_TOKENS = 600
+"""A row of ``&&`` nests as deeply as it is long."""
 UNPROVEN = "CEL_UNPROVEN"
 
 _TOKEN = re.compile(
@@ -111,6 +113,8 @@ def _tokens(text: str) -> list[str]:
         if match is None:
             raise _unproven(f"{text[at : at + 20]!a}")
         found.append(match[0].strip())
+        if len(found) > MAX_TOKENS:
+            raise _unproven(f"over {MAX_TOKENS} words")
         at = match.end()
     return found
 

@@ -43,6 +43,12 @@ class Export:
     missing: tuple[str, ...]
     """Bindings that were not exported."""
 
+    @property
+    def principals(self) -> tuple[str, str]:
+        """How the principals of the provider's pool begin, sets and single ones."""
+        pool = self.name.rpartition("/providers/")[0]
+        return f"principalSet://iam.googleapis.com/{pool}/", f"principal://iam.googleapis.com/{pool}/"
+
     def decrypting(self) -> Iterator[tuple[Binding, str]]:
         """Return every member that a role lets decrypt, by roles known here."""
         for binding in self.bindings:

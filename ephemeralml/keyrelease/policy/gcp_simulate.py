@@ -42,7 +42,7 @@ def judge(export: Export, claims: Mapping[str, Any]) -> Judged:
     audience = claims.get("aud")
     named = audience if isinstance(audience, list) else [audience]
     digest = cel.evaluate(cel.parse("assertion.submods.container.image_digest"), {"assertion": dict(claims)})
-    members = [member for _, member in export.decrypting()]
+    members = [member for _, member in export.decrypting() if member.startswith(export.principals)]
     wanted = f"/attribute.image_digest/{digest}"
     return Judged(
         (

@@ -113,3 +113,13 @@ def test_what_is_demanded_is_so_wherever_the_expression_is_true(text: str, b: st
 def test_only_our_errors_leave_the_reader(text: str) -> None:
     with contextlib.suppress(IncompleteError):
         cel.evaluate(cel.parse(text), VALUES)
+
+
+def test_a_long_row_is_no_deep_nest() -> None:
+    longest = cel.parse("a&&" * 299 + "a")
+    assert cel.demanded(longest, ("a",)) == {True}
+    assert len(cel.fields(longest)) == 1
+    assert cel.evaluate(longest, {"a": True}) is True
+    for sign in ("&&", "||"):
+        with pytest.raises(IncompleteError):
+            cel.parse(f"a{sign}" * 1_300 + "a")

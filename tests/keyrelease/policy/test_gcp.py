@@ -112,17 +112,24 @@ E, W, U = Severity.ERROR, Severity.WARNING, Severity.UNPROVEN
             E,
             condition("assertion.hwmodel == 'GCP_INTEL_TDX'", "(assertion.hwmodel == 'X' || assertion.secboot)"),
         ),
+        ("G02", E, condition("'GCP_INTEL_TDX'", "'GCP_SHIELDED_VM'")),
+        ("G02", E, condition("== 'GCP_INTEL_TDX'", "in ['GCP_INTEL_TDX', 'GCP_SHIELDED_VM']")),
         ("G02", U, condition("assertion.secboot == true", "assertion.hwmodel.startsWith('GCP')")),
         ("G02", W, condition("assertion.secboot == true", "assertion.submods.nvidia_gpu.cc_mode == 'ON'")),
         ("G03", E, bound("key", DECRYPTER, f"{POOL}/*")),
         ("G03", E, bound("key", DECRYPTER, f"{POOL}/attribute.zone/europe")),
         ("G03", E, bound("key", DECRYPTER, f"{POOL}/group/all")),
+        ("G03", E, bound("key", DECRYPTER, MEMBER.replace("/enclaves/", "/others/"))),
+        ("G03", E, bound("key", DECRYPTER, MEMBER.replace("projects/12/", "projects/13/"))),
+        ("G03", E, bound("key", DECRYPTER, MEMBER.replace("iam.googleapis", "cloudresourcemanager.googleapis"))),
         ("G03", E, provider(attributeMapping={"attribute.image_digest": "assertion.submods.container.env.DIGEST"})),
         ("G03", E, provider(attributeMapping={})),
         ("G04", E, bound("ring", DECRYPTER, MEMBER)),
         ("G04", E, bound("project", "roles/cloudkms.cryptoKeyEncrypterDecrypter", MEMBER)),
         ("G04", E, bound("key", DECRYPTER, "user:a@acme.example")),
         ("G04", E, bound("key", DECRYPTER, "allUsers")),
+        ("G04", E, bound("key", DECRYPTER, "projectEditor:acme-prod")),
+        ("G04", E, bound("key", DECRYPTER, "deleted:user:a@acme.example?uid=1")),
         ("G04", E, bound("project", "roles/owner", "user:a@acme.example")),
         ("G04", E, bound("key", "roles/editor", "group:a@acme.example")),
         ("G04", U, bound("key", "projects/acme/roles/special", MEMBER)),
@@ -190,6 +197,14 @@ def test_a_token_is_judged(claims: dict[str, Any], fails: list[str]) -> None:
     judged = judge(parse_export(json.dumps(EXPORT).encode()), claims)
     assert [name for name, answer, _ in judged.steps if answer is not True] == fails
     assert judged.allowed is (not fails)
+
+
+def test_a_member_of_another_pool_is_nobody() -> None:
+    elsewhere = changed(
+        lambda document: document["key_policy"]["bindings"][0].update(members=[MEMBER.replace("/enclaves/", "/x/")])
+    )
+    judged = judge(parse_export(elsewhere), CLAIMS)
+    assert [name for name, answer, _ in judged.steps if answer is not True] == ["member"]
 
 
 def test_a_condition_beyond_the_subset_is_unproven() -> None:
