@@ -3,7 +3,8 @@
 Without them, connections that never finish a head would hold the server's
 places for ever, and one that never ends its headers its memory. Nor does a
 connection stay that sends what belongs to no request: that stops uvicorn's own
-timer. Fields behind a chunked body are not taken at all.
+timer. Fields behind a chunked body are not taken at all, nor are requests that
+come before the answer to the one before: thousands of them fit into one read.
 """
 
 import asyncio
@@ -40,8 +41,12 @@ class BoundedHead(HttpToolsProtocol):
 
     def _answered(self) -> bool:
         """Return whether the last request's head was read, and its answer sent."""
+        return self._timer is None and not self._under_way()
+
+    def _under_way(self) -> bool:
+        """Return whether a request waits for its answer."""
         cycle: RequestResponseCycle | None = self.cycle  # whatever uvicorn's types say: none before the first request
-        return self._timer is None and cycle is not None and cycle.response_complete
+        return cycle is not None and not cycle.response_complete
 
     def on_message_begin(self) -> None:
         """Begin to wait for this head."""
@@ -62,8 +67,10 @@ class BoundedHead(HttpToolsProtocol):
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """Wait no longer."""
+        """Wait no longer; a request that does not wait for the answer to the one before is refused."""
         self._end()
+        if self._under_way():
+            raise ValueError("requests in a row")  # stops the parser, which would make a task's worth of each
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

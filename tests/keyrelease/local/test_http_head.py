@@ -129,6 +129,24 @@ async def test_nor_is_one_that_never_ends() -> None:
         writer.close()
 
 
+async def test_requests_in_a_row_are_not_taken() -> None:
+    asked = 0
+
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await _slow_application(scope, receive, send)
+
+    async with _serving(counting) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000)
+        answers = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert answers.startswith(b"HTTP/1.1 400")
+    assert answers.count(b"HTTP/1.1") == 1
+    assert asked == 1
+
+
 async def test_a_chunked_body_may_be_larger_than_a_head() -> None:
     async with _serving(_slow_application) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
