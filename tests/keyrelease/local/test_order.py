@@ -11,6 +11,7 @@ import pytest
 from ephemeralml import clock
 from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, Authority
 from ephemeralml.attestation.roots import RootKind, TrustRoots
+from ephemeralml.keyrelease.local.operations import OPERATIONS
 from tests.fakes.kms_server import KmsServer
 from tests.keyrelease.local.attested import PCRS, Boot
 from tests.keyrelease.local.conftest import refused
@@ -98,3 +99,78 @@ def test_a_limited_age_takes_little_of_the_future(tmp_path: Path) -> None:
         )
         bench.desk.max_document_age = None
         assert bench.ask("GenerateRandom", NumberOfBytes=8, Recipient=boot.recipient(boot.document(at=now)))[0] == 200
+
+
+def _requests(key: str, blob: bytes, grant: str) -> dict[str, dict[str, Any]]:
+    one, tags = {"KeyId": key}, [{"TagKey": "a", "TagValue": "b"}]
+    return {
+        "CreateKey": {},
+        "DescribeKey": one,
+        "ListKeys": {},
+        "EnableKey": one,
+        "DisableKey": one,
+        "ScheduleKeyDeletion": one,
+        "CancelKeyDeletion": one,
+        "EnableKeyRotation": one,
+        "DisableKeyRotation": one,
+        "GetKeyRotationStatus": one,
+        "RotateKeyOnDemand": one,
+        "CreateAlias": {"AliasName": "alias/not-allowed", "TargetKeyId": key},
+        "DeleteAlias": {"AliasName": "alias/of-somebody"},
+        "ListAliases": {},
+        "ListResourceTags": one,
+        "TagResource": {**one, "Tags": tags},
+        "UntagResource": {**one, "TagKeys": ["a"]},
+        "Encrypt": {**one, "Plaintext": b"x"},
+        "Decrypt": {"CiphertextBlob": blob},
+        "ReEncrypt": {"CiphertextBlob": blob, "DestinationKeyId": key},
+        "GenerateDataKey": {**one, "KeySpec": "AES_256"},
+        "GenerateDataKeyWithoutPlaintext": {**one, "KeySpec": "AES_256"},
+        "GenerateRandom": {"NumberOfBytes": 8},
+        "GetKeyPolicy": one,
+        "PutKeyPolicy": {**one, "Policy": "{}"},
+        "ListKeyPolicies": one,
+        "CreateGrant": {**one, "GranteePrincipal": "arn:aws:iam::000000000000:role/x", "Operations": ["Decrypt"]},
+        "ListGrants": one,
+        "RevokeGrant": {**one, "GrantId": grant},
+    }
+
+
+@pytest.fixture(scope="module")
+def of_somebody(kms: KmsServer) -> dict[str, dict[str, Any]]:
+    admin = kms.client()
+    key = admin.create_key()["KeyMetadata"]["Arn"]
+    admin.create_alias(AliasName="alias/of-somebody", TargetKeyId=key)
+    blob = admin.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+    grantee = "arn:aws:iam::000000000000:role/x"
+    grant = admin.create_grant(KeyId=key, GranteePrincipal=grantee, Operations=["Encrypt"])["GrantId"]
+    return _requests(key, blob, grant)
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+@pytest.mark.parametrize("who", ["parent", "arn:aws:iam::999999999999:role/stranger"])
+def test_no_operation_is_anybodys(
+    kms: KmsServer, of_somebody: dict[str, dict[str, Any]], operation: str, who: str
+) -> None:
+    client = kms.client(who.partition("::")[2].replace(":", "-").replace("/", "-") or who)
+    method = {api: python for python, api in client.meta.method_to_api_mapping.items()}[operation]
+    with refused("AccessDeniedException"):
+        getattr(client, method)(**of_somebody[operation])
+
+
+def test_re_encrypting_needs_both_sides(kms: KmsServer) -> None:
+    admin, parent = kms.client(), kms.client("parent")
+    keys = [admin.create_key()["KeyMetadata"]["Arn"] for _ in range(2)]
+    blob = admin.encrypt(KeyId=keys[0], Plaintext=b"x")["CiphertextBlob"]
+
+    def give(key: str, *operations: Any) -> None:
+        admin.create_grant(KeyId=key, GranteePrincipal=kms.arn("parent"), Operations=[*operations])
+
+    give(keys[0], "ReEncryptFrom", "Encrypt", "Decrypt")
+    with refused("AccessDeniedException"):
+        parent.re_encrypt(CiphertextBlob=blob, DestinationKeyId=keys[1])
+    give(keys[1], "ReEncryptTo")
+    assert parent.re_encrypt(CiphertextBlob=blob, DestinationKeyId=keys[1])["KeyId"] == keys[1]
+    moved = admin.encrypt(KeyId=keys[1], Plaintext=b"x")["CiphertextBlob"]
+    with refused("AccessDeniedException"):
+        parent.re_encrypt(CiphertextBlob=moved, DestinationKeyId=keys[1])

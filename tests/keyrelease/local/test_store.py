@@ -57,6 +57,12 @@ def add_key(folder: Path, one: KeyRecord | None = None) -> str:
 
 
 class TestFolder:
+    def test_what_is_acknowledged_is_on_disk(self, folder: Path) -> None:
+        with state.opened(folder, FILE) as opened:
+            assert opened.store.database.row("PRAGMA synchronous") == (2,)
+            assert opened.store.database.row("PRAGMA journal_mode") == ("wal",)
+            assert opened.store.database.row("PRAGMA foreign_keys") == (1,)
+
     def test_private(self, folder: Path) -> None:
         assert folder.stat().st_mode & 0o777 == 0o700
         for path in [*folder.iterdir(), *(folder / "credentials").iterdir()]:
@@ -159,8 +165,9 @@ class TestOpening:
         (folder / "state.key").write_bytes(bytes(32))
         self._rejected(folder, "KMS_STATE_KEY_WRONG")
 
-    def test_a_state_key_that_others_can_read(self, folder: Path) -> None:
-        (folder / "state.key").chmod(0o644)
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+    def test_a_state_key_that_others_can_read(self, folder: Path, mode: int) -> None:
+        (folder / "state.key").chmod(mode)
         with pytest.raises(UnavailableError, match="readable by others"), state.opened(folder, FILE):
             pass
 
