@@ -11,7 +11,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ephemeralml.keyrelease.local import shapes, sigv4
@@ -26,8 +26,8 @@ from ephemeralml.keyrelease.local.state import remember_head
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET = "TrentService."
-REMEMBER_EVERY = 4_096
-"""Requests until the state remembers again how far the audit log goes."""
+REMEMBER_EVERY, REMEMBER_AFTER = 4_096, timedelta(seconds=60)
+"""Requests, and time at most, until the state remembers again how far the audit log goes."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Service:
         self._audit = audit
         self._clock = clock
         self._readers = shapes.readers(OPERATIONS)
-        self._remembered = audit.head.count
+        self._remembered, self._remembered_at = audit.head.count, clock()
 
     def answer(self, received: Received) -> Answer:
         """Serve one request."""
@@ -84,7 +84,7 @@ class Service:
         except OSError as error:
             _log.error("the audit log cannot be written: %s", error.strerror)
             status, document = 500, _error(_internal())
-        self._remember()
+        self._remember(trail.time)
         return Answer(status, trail.request_id, _encoded(document))
 
     def close(self) -> None:
@@ -126,9 +126,9 @@ class Service:
             raise ServiceFault("UnknownOperationException", "there is no such operation here")
         return name
 
-    def _remember(self) -> None:
-        if self._audit.head.count - self._remembered >= REMEMBER_EVERY:
-            self._remembered = self._audit.head.count
+    def _remember(self, now: datetime) -> None:
+        if self._audit.head.count - self._remembered >= REMEMBER_EVERY or now - self._remembered_at >= REMEMBER_AFTER:
+            self._remembered, self._remembered_at = self._audit.head.count, now
             try:
                 remember_head(self._desk.store, self._audit)
             except (OSError, sqlite3.Error) as error:

@@ -250,3 +250,13 @@ def test_a_principal_of_another_account_needs_both_sides(bench: Bench) -> None:
     (bench.folder / "credentials" / "administrator").write_text(path.read_text())
     bench.refused("AccessDeniedException", "Encrypt", KeyId=made["KeyMetadata"]["KeyId"], Plaintext=b"x")
     bench.refused("AccessDeniedException", "ListKeys")
+
+
+def test_the_state_remembers_the_log_every_minute(bench: Bench) -> None:
+    known = state.known_head(bench.desk.store)
+    for seconds, remembers in ((0, False), (59, False), (60, True), (100, False), (120, True)):
+        bench.now = GENUINE + timedelta(seconds=seconds)
+        bench.ask("ListKeys")
+        before, known = known, state.known_head(bench.desk.store)
+        assert (known == bench.audit.head) is remembers
+        assert (known != before) is remembers
