@@ -131,3 +131,12 @@ def test_a_register_is_compared_as_text(operator: str) -> None:
 def test_one_value_twice_is_no_cross_product() -> None:
     twice = {name: [value, value.upper()] for name, value in image(A).items()}
     assert found(changed(Release1=release(twice))) == set()
+
+
+@pytest.mark.parametrize("action", ["kms:PutKeyPolicy", "kms:CreateGrant", "kms:ReplicateKey", "kms:ReEncryptFrom"])
+@pytest.mark.parametrize(
+    "who", [PARENT, MADE["PUBLISHER"], f"{ACCOUNT.replace('iam', 'sts')}assumed-role/enclave-parent/i"]
+)
+def test_a_working_role_has_no_way_around(action: str, who: str) -> None:
+    assert "K15" in found(changed("NoOtherWayOut", extra=[allow("Also", who, action)]))
+    assert ("K15" in found(changed(extra=[allow("Also", who, action)]))) is (action == "kms:PutKeyPolicy")
