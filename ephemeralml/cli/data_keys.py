@@ -1,5 +1,6 @@
 """A package's data key, as an operator comes by it: from a KMS, or from a file."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,7 @@ import typer
 
 from ephemeralml.cli import console
 from ephemeralml.crypto.data_key import DEK_BYTES, SecretBytes, WrappedKey
+from ephemeralml.crypto.wiping import wipe_bytes
 from ephemeralml.errors import IncompleteError, MalformedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ DekFile = Annotated[
     typer.Option("--dek", metavar="FILE", help="The package's data key, 64 hex digits in a file of mode 0600."),
 ]
 
-_HEX = frozenset(b"0123456789abcdefABCDEF")
+_DIGITS = re.compile(rb"[0-9a-fA-F]{64}[\r\n]*")
 
 
 def open_key(uri: str, *, endpoint: str | None, option: str = "--key") -> "OperatorKeys":
@@ -49,13 +51,15 @@ def read_dek(path: Path) -> SecretBytes:
         UsageError: The file does not exist, or others may read it.
         MalformedError: It holds anything else.
     """
-    data = bytearray(console.read_file(path, max_bytes=2 * DEK_BYTES + 2, what="the data key"))
-    if path.stat().st_mode & 0o077:
-        raise console.usage(f"other users may read {str(path)!r}, which holds a data key", hint=f"chmod 600 {path}")
-    digits = data.rstrip(b"\r\n")
-    if len(digits) != 2 * DEK_BYTES or not set(digits) <= _HEX:
-        raise MalformedError(f"{str(path)!r} does not hold a data key: 64 hex digits")
-    return SecretBytes(bytearray(int(digits[place : place + 2], 16) for place in range(0, len(digits), 2)))
+    text = console.read_file(path, max_bytes=2 * DEK_BYTES + 2, what="the data key")
+    try:
+        if path.stat().st_mode & 0o077:
+            raise console.usage(f"other users may read {str(path)!r}, which holds a data key", hint=f"chmod 600 {path}")
+        if not _DIGITS.fullmatch(text):
+            raise MalformedError(f"{str(path)!r} does not hold a data key: 64 hex digits")
+        return SecretBytes(bytearray(int(text[place : place + 2], 16) for place in range(0, 2 * DEK_BYTES, 2)))
+    finally:
+        wipe_bytes(text)
 
 
 def obtain_dek(entries: Sequence[WrappedKey], dek: Path | None, *, endpoint: str | None) -> SecretBytes:

@@ -239,7 +239,7 @@ def _parts(target: Target, upload_id: str) -> Iterator[Part]:
         for part in page.get("Parts", []):
             yield Part(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumSHA256"))
         following = int(page.get("NextPartNumberMarker") or 0)
-        if not page.get("IsTruncated") or following <= marker:
+        if not page.get("IsTruncated") or not marker < following <= _MOST_PARTS:
             return
         marker = following
 

@@ -4,11 +4,13 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ephemeralml.cli import console, data_keys
 from tests.cli.conftest import new_key
 from tests.cli.runner import Result, run
 from tests.fakes import legacy_packages, tiny_bert
@@ -87,6 +89,33 @@ def test_the_data_key_can_be_given_and_the_new_entry_bound(package: Path, uri: s
     assert done.exit_code == 0, done.stderr
     assert done.json["keys"][0]["context"]["manifest"] == verified(foreign).json["model_hash"]
     assert verified(foreign, "--full").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "00" * 31, "00" * 33, "0x" + "0" * 62, "00" * 32 + " ", "\n" + "00" * 32, "g0" * 32]
+)
+def test_a_file_without_a_data_key(package: Path, uri: str, tmp_path: Path, text: str) -> None:
+    dek = dek_file(tmp_path)
+    dek.write_text(text)
+    done = run("model", "rewrap", package, "--key", uri, "--dek", dek)
+    refused(done, 4)
+    assert not text.strip() or text.strip() not in done.stderr
+
+
+def test_a_data_key_read_from_a_file_is_wiped_where_it_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes] = []
+    real = console.read_file
+
+    def kept(*args: Any, **more: Any) -> bytes:
+        read.append(real(*args, **more))
+        return read[-1]
+
+    monkeypatch.setattr(console, "read_file", kept)
+    with data_keys.read_dek(dek_file(tmp_path)) as dek:
+        assert bytes(dek.reveal()) == legacy_packages.DEK
+    assert read == [bytes(64)]
 
 
 def test_rewrap_refuses_what_it_cannot_do(

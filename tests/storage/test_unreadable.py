@@ -11,7 +11,7 @@ pytest.importorskip("boto3", reason="boto3 is not installed")
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is not installed")
 
 from ephemeralml.errors import EphemeralError, UnavailableError
-from ephemeralml.storage import gcs, s3
+from ephemeralml.storage import gcs, s3, s3_upload
 from ephemeralml.storage.base import Storage
 from ephemeralml.storage.open import open_storage
 from ephemeralml.storage.sources import BytesSource
@@ -127,3 +127,16 @@ def test_a_list_of_nothing_ends(uri: str, page: bytes, monkeypatch: pytest.Monke
     ):
         list(store.list(""))
     assert 7 <= len(asked) <= 8
+
+
+def test_parts_without_an_end_are_not_asked_for_for_ever() -> None:
+    asked: list[int] = []
+
+    class Endless:
+        def list_parts(self, **ask: Any) -> dict[str, Any]:
+            asked.append(ask.get("PartNumberMarker", 0))
+            return {"IsTruncated": True, "NextPartNumberMarker": asked[-1] + 1_000, "Parts": []}
+
+    target = s3_upload.Target(Endless(), "bucket", "key", quick())  # type: ignore[arg-type]
+    assert list(s3_upload._parts(target, "upload")) == []
+    assert len(asked) == 11
