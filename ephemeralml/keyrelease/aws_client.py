@@ -69,7 +69,7 @@ def connect(region: str, endpoint: str | None, asked: Asked, *, connect: int, re
         parameter_validation=True,
     )
     try:
-        return _made(boto3.session.Session(), region, endpoint, config)
+        return client_of(boto3.session.Session(), region, endpoint, config)
     except _NO_CREDENTIALS as error:
         raise faults.credentials_missing(asked) from error
     except (BotoCoreError, ValueError) as error:
@@ -79,7 +79,8 @@ def connect(region: str, endpoint: str | None, asked: Asked, *, connect: int, re
         ) from error
 
 
-def _made(session: boto3.session.Session, region: str, endpoint: str | None, config: Config) -> "KMSClient":
+def client_of(session: boto3.session.Session, region: str, endpoint: str | None, config: Config) -> "KMSClient":
+    """Return a client of *session*; one without TLS goes through no proxy."""
     client = session.client("kms", region_name=region, endpoint_url=endpoint, config=config)
     if urlsplit(client.meta.endpoint_url).scheme != "http":
         return client

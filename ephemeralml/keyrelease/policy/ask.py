@@ -19,17 +19,22 @@ def ask_decrypt(fields: Mapping[str, Any], *, endpoint: str | None, profile: str
         profile: Whose credentials of the SDK's configuration are used.
 
     Raises:
+        RejectedError: A wrong answer would carry the key over a network in the clear (KEY_ENDPOINT_OPEN).
         UnavailableError: No credentials, or no answer.
     """
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from ephemeralml.keyrelease import aws_client
+
     asked = Asked("Decrypt", str(fields["KeyId"]), "Recipient" in fields)
     try:
         session = boto3.session.Session(profile_name=profile, region_name=str(fields["KeyId"]).split(":")[3])
-        client = session.client("kms", endpoint_url=endpoint, config=Config(connect_timeout=3, read_timeout=10))
+        config = Config(connect_timeout=3, read_timeout=10)
+        client = aws_client.client_of(session, session.region_name, endpoint, config)
         try:
+            aws_client.require_privacy(client, "decrypt", asked)
             answer = client.decrypt(**fields)
         finally:
             client.close()
