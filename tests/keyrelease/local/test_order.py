@@ -174,3 +174,12 @@ def test_re_encrypting_needs_both_sides(kms: KmsServer) -> None:
     moved = admin.encrypt(KeyId=keys[1], Plaintext=b"x")["CiphertextBlob"]
     with refused("AccessDeniedException"):
         parent.re_encrypt(CiphertextBlob=moved, DestinationKeyId=keys[1])
+
+
+@pytest.mark.parametrize("operation", ["encrypt", "decrypt", "re_encrypt", "generate_data_key", "create_grant"])
+def test_a_grant_token_of_no_grant(kms: KmsServer, operation: str) -> None:
+    admin = kms.client()
+    key = admin.create_key()["KeyMetadata"]["Arn"]
+    fields = _requests(key, admin.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"], "")
+    with refused("InvalidGrantTokenException"):
+        getattr(admin, operation)(**fields[admin.meta.method_to_api_mapping[operation]], GrantTokens=["none"])
