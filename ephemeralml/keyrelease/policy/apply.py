@@ -19,7 +19,7 @@ from typing import Protocol
 from ephemeralml.crypto import strict_json
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.keyrelease.policy.document import MAX_POLICY_BYTES, KeyPolicy
-from ephemeralml.keyrelease.policy.plan import Phase, same_policy
+from ephemeralml.keyrelease.policy.plan import REFUSED, Phase, same_policy
 from ephemeralml.keyrelease.policy.probe import Row, failed
 from ephemeralml.progress import Progress, Silent
 
@@ -206,7 +206,12 @@ def apply(
             raise _changed(run, state)
         # 2.
         watch.step("putting the key policy")
-        key.put(run.after)
+        try:
+            key.put(run.after)
+        except RejectedError as error:
+            if error.code == REFUSED:
+                state.remove()  # nothing was changed, and the same again would be refused again
+            raise
     run = replace(run, step=Step.PUT)
     state.save(run)
     # 3.

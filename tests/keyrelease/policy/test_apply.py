@@ -139,6 +139,21 @@ def test_no_answer_to_the_questions_is_no_reason_to_roll_back(state: StateFile) 
     assert begun.step is Step.PUT
 
 
+@pytest.mark.parametrize(("code", "left"), [("KEY_POLICY_REFUSED", False), ("KEY_RESPONSE_INVALID", True)])
+def test_a_policy_that_the_service_refuses_leaves_nothing_to_go_on_with(
+    state: StateFile, code: str, left: bool
+) -> None:
+    kms = Kms()
+
+    def refuse() -> None:
+        raise RejectedError("no", code=code)
+
+    kms.then = refuse
+    with pytest.raises(RejectedError, match="no"):
+        go(kms, state)
+    assert (state.load() is not None) is left
+
+
 def test_somebody_elses_change_is_left_alone(state: StateFile) -> None:
     kms = Kms(OTHER)
     with pytest.raises(RejectedError) as caught:
