@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ephemeralml.cli import console
+from ephemeralml.cli import console, core_dumps
 from ephemeralml.crypto.data_key import DEK_BYTES, SecretBytes, WrappedKey
 from ephemeralml.crypto.wiping import wipe_bytes
 from ephemeralml.errors import IncompleteError, MalformedError, UnavailableError
@@ -38,6 +38,7 @@ def open_key(uri: str, *, endpoint: str | None, option: str = "--key") -> "Opera
     """
     from ephemeralml.keyrelease.providers import open_provider
 
+    core_dumps.switch_off()
     try:
         return open_provider(uri, endpoint=endpoint)
     except MalformedError as error:
@@ -72,6 +73,7 @@ def obtain_dek(entries: Sequence[WrappedKey], dek: Path | None, *, endpoint: str
     """
     from ephemeralml.model.package_keys import first_opened
 
+    core_dumps.switch_off()
     if dek is not None:
         return read_dek(dek)
 

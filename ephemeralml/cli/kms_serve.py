@@ -15,7 +15,7 @@ from socket import socket
 from ephemeralml import clock
 from ephemeralml.attestation.local.authority import ROOT_CERTIFICATE, ROOT_KEY, Authority
 from ephemeralml.attestation.roots import AWS_NITRO, RootKind, TrustRoots, is_software_root
-from ephemeralml.cli import console, kms_state
+from ephemeralml.cli import console, core_dumps, kms_state
 from ephemeralml.cli.address_option import parse_address
 from ephemeralml.errors import EphemeralError, MalformedError, UnavailableError
 from ephemeralml.keyrelease.local import state as states
@@ -102,6 +102,7 @@ def plan(
 
 def run(chosen: Plan, folder: Path, source: KeySource, made: list[kms_state.Made]) -> None:
     """Serve until a signal; see `ephemeralml kms serve`."""
+    core_dumps.switch_off()
     if not chosen.address.loopback and chosen.tls is None:
         console.current().warning(f"data keys cross the network in the clear: {chosen.address} serves without TLS")
     _log_to_stderr()

@@ -69,6 +69,9 @@ def parse_head(head: bytes) -> Request:
     fields = _fields(rest)
     if minor == 1 and "host" not in fields:
         raise RequestError(400, "a request without a host field")
+    if "origin" in fields:
+        # On a loopback port a browser on this machine could be made to ask; no enclave sends this field.
+        raise RequestError(403, "a request from a web page")
     if "transfer-encoding" in fields:
         raise RequestError(501, "a transfer encoding")
     if "expect" in fields:

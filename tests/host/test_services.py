@@ -163,6 +163,7 @@ def raw(path: Path, data: bytes, *, more: bool = False) -> bytes:
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"POST /log HTTP/1.1\r\nhost: x\r\ncontent-length: 65537\r\n\r\n", 413),
         (b"POST /log HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST /log HTTP/1.1\r\nhost: x\r\norigin: http://page.example\r\ncontent-length: 2\r\n\r\n{}", 403),
         (b"GET / HTTP/1.1\r\nx: " + b"y" * 9_000, 431),
     ],
 )
