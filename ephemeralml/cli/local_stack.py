@@ -63,6 +63,8 @@ class StackRequest:
     """Where clients connect; none is a loopback port, 7443 if it is free."""
     state: Path | None = None
     """Kept between deployments; None is a temporary folder."""
+    authority: Path | None = None
+    """A software root to use; None is the state folder's own."""
     key_server: str | None = None
     """Where the keys of encrypted packages are, if not with the deployment's own key server."""
     verbosity: int = 0
@@ -108,7 +110,7 @@ def local_stack(request: StackRequest, progress: Progress) -> Iterator[LocalStac
             exit code becomes the error of the same meaning.
     """
     with ExitStack() as stack:
-        state = stack.enter_context(open_state(request.state))
+        state = stack.enter_context(open_state(request.state, authority=request.authority))
         supervisor = stack.enter_context(Supervisor(_Logs(state, request.verbosity, stack)))
         try:
             made = _Preparation(state, request, supervisor, progress).run()
@@ -180,10 +182,10 @@ class _Preparation:
         return not request.packages or (request.key_server is None and bool(key_uris(request.packages)))
 
     def _start_keys(self) -> "KeyServer":
-        from ephemeralml.deploy.local_keys import KeyServer, server_command
+        from ephemeralml.deploy.local_keys import SDK_VARIABLES, KeyServer, server_command
 
         self._progress.step("start the key server")
-        command = Command("kms", server_command(self._state), ready_seconds=_BOOT_SECONDS)
+        command = Command("kms", server_command(self._state), ready_seconds=_BOOT_SECONDS, withheld=SDK_VARIABLES)
         said = self._supervisor.start(command)["kms"]
         return KeyServer(self._state.keys, said["endpoint"], said["account"], said["region"])
 
@@ -251,14 +253,17 @@ def _addresses(wanted: Sequence[str]) -> Sequence[str]:
 
 
 def _commands(made: _Prepared, request: StackRequest) -> tuple[Command, Command]:
-    from ephemeralml.deploy.local_keys import PARENT
+    from ephemeralml.deploy.local_keys import PARENT, SDK_VARIABLES
 
     plan = made.plan
     credentials = made.keys.environment(PARENT) if made.keys is not None else {}
+    withheld = SDK_VARIABLES if made.keys is not None else ()
     loudness = ("-v",) if request.verbosity else ()
     quiet = () if request.verbosity else ("--quiet",)
     return (
-        Command("relay", (*plan.relay, *quiet), ready_seconds=_BOOT_SECONDS, environment=credentials),
+        Command(
+            "relay", (*plan.relay, *quiet), ready_seconds=_BOOT_SECONDS, environment=credentials, withheld=withheld
+        ),
         Command("runtime", (*plan.runtime, *loudness), ready_seconds=_BOOT_SECONDS, stop_seconds=_RUNTIME_STOP_SECONDS),
     )
 

@@ -42,6 +42,7 @@ POLICY_LIFETIME = timedelta(days=7)
 """A development policy that somebody forgets does not last."""
 MAX_SOCKET_PATH = 107
 RUNTIME_SOCKET, SERVICES_SOCKET = "runtime.sock", "services.sock"
+AUTHORITY = "authority"
 SHORT_FOLDER = "/tmp"  # noqa: S108 - a folder of our own, mode 0700, is made in it
 _PINNED = (0, 1, 2)
 
@@ -53,11 +54,8 @@ class StateFolder:
     path: Path
     socket: Path
     """Where the runtime listens."""
-
-    @property
-    def authority(self) -> Path:
-        """The software TEE's root."""
-        return self.path / "authority"
+    authority: Path
+    """The software TEE's root."""
 
     @property
     def publisher_key(self) -> Path:
@@ -114,8 +112,10 @@ class LocalPlan:
 
 
 @contextmanager
-def open_state(folder: Path | None) -> Iterator[StateFolder]:
+def open_state(folder: Path | None, *, authority: Path | None = None) -> Iterator[StateFolder]:
     """Make or reuse a state folder and hold it for the block; None is a temporary one, removed at its end.
+
+    The software TEE's root is its own, unless *authority* names the folder of another.
 
     Names in it are known beforehand, so nobody else may be able to put something in their place.
 
@@ -146,7 +146,7 @@ def open_state(folder: Path | None) -> Iterator[StateFolder]:
             ) from error
         except OSError as error:
             raise UnavailableError(f"cannot write the state folder {str(folder)!r}: {error.strerror}") from error
-        yield StateFolder(path, socket)
+        yield StateFolder(path, socket, path / AUTHORITY if authority is None else authority.absolute())
 
 
 def _require_own(folder: Path) -> None:

@@ -5,6 +5,7 @@ key to be released, the administrator decides for which image. Nobody of them
 may decrypt; a test asks each.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
 
 ADMINISTRATOR, PUBLISHER, PARENT = "administrator", "publisher", "parent"
 ALIAS = "alias/deploy-local"
+SDK_VARIABLES = ("AWS_", "BOTO_CONFIG")
+"""What the AWS SDK reads of an environment, by its beginning."""
 _ADDRESS_SPACE = "arn:aws:iam"
+_FILES = ("config_file", "credentials_file")
+_UNSET = (None, None, None, None)
+_NOWHERE = (None, None, os.devnull, None)
+# Where botocore's variables come from: a key of its configuration, a variable of the environment, a default.
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +51,13 @@ class KeyServer:
         return self.state / "credentials" / principal
 
     def environment(self, principal: str) -> dict[str, str]:
-        """Return what a child needs to call the server as *principal*: names of files, no secret."""
+        """Return what a child needs to call the server as *principal*: names of files, no secret.
+
+        It must inherit none of `SDK_VARIABLES`: a user's own credentials would win.
+        """
         return {
             "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials(principal)),
-            "AWS_PROFILE": "default",
+            "AWS_CONFIG_FILE": os.devnull,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
@@ -61,6 +71,7 @@ class KeyServer:
         import configparser
 
         import boto3
+        import botocore.session
         from botocore.config import Config
 
         parser = configparser.RawConfigParser()
@@ -74,7 +85,9 @@ class KeyServer:
                 f"no credentials of {principal} for the local key server",
                 hint=f"add it: ephemeralml kms serve --state {self.state} --add-principal {principal}",
             ) from error
-        session = boto3.session.Session(key_id, secret, region_name=self.region)
+        # Of the user's own profiles and files nothing is read: they may be broken, or meant for AWS.
+        alone = botocore.session.Session(dict.fromkeys(("profile",), _UNSET) | dict.fromkeys(_FILES, _NOWHERE))
+        session = boto3.session.Session(key_id, secret, region_name=self.region, botocore_session=alone)
         # Without TLS a proxy of the environment's would read the data keys.
         return session.client("kms", endpoint_url=self.endpoint, config=Config(proxies={}))
 
@@ -170,4 +183,7 @@ def _unanswered(error: Exception) -> UnavailableError:
         reason = str(error.response.get("Error", {}).get("Code", "an error"))
     else:
         reason = type(error).__name__
-    return UnavailableError(f"the local key server answers {reason}", hint="see kms.log in the state folder")
+    hint = "see kms.log in the state folder"
+    if reason == "NotFoundException":
+        hint = "it has no such key: name the server that has it with --kms-endpoint"
+    return UnavailableError(f"the local key server answers {reason}", hint=hint)

@@ -50,6 +50,8 @@ class Command:
     """How long it may take to end after SIGTERM."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to what it inherits."""
+    withheld: tuple[str, ...] = ()
+    """It inherits no variable that begins with one of these."""
 
 
 class ChildFailedError(UnavailableError):
@@ -91,7 +93,7 @@ class _Child:
             stderr=subprocess.PIPE,
             # A Ctrl-C at the terminal reaches the supervisor alone, which stops its children in order.
             start_new_session=True,
-            env=_environment(command.environment),
+            env=_environment(command),
         )
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._announced: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -288,10 +290,11 @@ def _printable(line: bytes) -> str:
     return "".join(char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def _environment(added: Mapping[str, str]) -> dict[str, str]:
+def _environment(command: Command) -> dict[str, str]:
     """Return this process's environment without option defaults: a child obeys its arguments alone.
 
     The settings file of the working folder is an option default too.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("EPHEMERALML_")}
-    return {**inherited, "EPHEMERALML_SETTINGS": os.devnull, **added}
+    withheld = ("EPHEMERALML_", *command.withheld)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(withheld)}
+    return {**inherited, "EPHEMERALML_SETTINGS": os.devnull, **command.environment}

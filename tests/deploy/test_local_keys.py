@@ -107,7 +107,26 @@ def test_a_server_that_refuses_is_unavailable(server: KeyServer, key: KeyUri) ->
     missing = str(key)[:-12] + "0" * 12
     with pytest.raises(UnavailableError, match="NotFoundException") as caught:
         release_to(server, missing, MODELS, REGISTERS)
-    assert "kms.log" in (caught.value.hint or "")
+    assert "--kms-endpoint" in (caught.value.hint or "")
+
+
+def test_the_users_own_profiles_and_credentials_count_for_nothing(
+    server: KeyServer, key: KeyUri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "config"
+    broken.write_text("this is no [configuration")
+    for name, value in {
+        "AWS_PROFILE": "prod",
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "wrong",
+        "AWS_SESSION_TOKEN": "token",
+        "AWS_CONFIG_FILE": str(broken),
+        "AWS_SHARED_CREDENTIALS_FILE": str(broken),
+        "AWS_ENDPOINT_URL_KMS": "http://127.0.0.1:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert model_key(server, MODELS) == key
+    assert publisher_keys(server, key).generate(CONTEXT)
 
 
 def test_missing_credentials(server: KeyServer, tmp_path: Path) -> None:

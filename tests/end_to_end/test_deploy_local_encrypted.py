@@ -12,6 +12,7 @@ from ephemeralml.attestation.policy import Policy
 from ephemeralml.client.session import connect
 from ephemeralml.deploy.local_keys import KeyServer, model_key, publisher_keys, release_to
 from ephemeralml.keyrelease.uris import KeyUri
+from tests.cli.runner import run
 from tests.fakes.kms_server import KmsServer
 from tests.fakes.local_deployment import NotDeployedError, deployed
 from tests.fakes.packages import encrypted_package
@@ -61,6 +62,42 @@ def test_two_models_under_one_key(site: tuple[Path, list[Path], KeyUri]) -> None
     assert "allow_plaintext = false" in config
     log = (state / "relay.log").read_text()
     assert log == "" or "released" in log
+
+
+def test_credentials_of_the_users_own_are_in_nobodys_way(
+    site: tuple[Path, list[Path], KeyUri], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, (first, _), _ = site
+    for name, value in {"AWS_PROFILE": "prod", "AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "x"}.items():
+        monkeypatch.setenv(name, value)
+    with deployed("--state", state, package=first) as running:
+        assert _embed(running.endpoint, running.policy, "first")
+
+
+def test_a_key_server_elsewhere_with_its_root(
+    site: tuple[Path, list[Path], KeyUri], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/deploy-local.md says: a first start says what is measured, then the key is opened to that."""
+    state, (first, _), key = site
+    process = KmsServer(state / "kms", ("--authority", str(state / "authority")))
+    process.start()
+    try:
+        server = KeyServer(process.state, process.endpoint, process.account, process.region)
+        for name, value in process.environment("parent").items():
+            monkeypatch.setenv(name, value)
+        mine = tmp_path / "mine"
+        options = ("--state", mine, "--kms-endpoint", process.endpoint, "--authority", state / "authority")
+        with pytest.raises(NotDeployedError, match="does not release it"), deployed(*options, package=first):
+            pass
+        measured = run(
+            "enclave", "measure", "--config", mine / "enclave.toml", "--authority", state / "authority", "--json"
+        )
+        release_to(server, str(key), MODELS, measured.json["measurements"])
+        with deployed(*options, package=first) as running:
+            assert _embed(running.endpoint, running.policy, "first")
+        assert not (mine / "authority").exists()
+    finally:
+        process.stop()
 
 
 def test_a_key_server_that_does_not_know_the_key(site: tuple[Path, list[Path], KeyUri], tmp_path: Path) -> None:

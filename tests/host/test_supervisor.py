@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_option_defaults_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> N
         names = supervisor.start(_command("serve"))["child"]["environment"]
     assert "EPHEMERALML_TARGET" not in names
     assert [name for name in names if name.startswith("EPHEMERALML_")] == ["EPHEMERALML_SETTINGS"]
+
+
+def test_what_is_withheld_is_not_inherited_but_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "prod")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWKWARD", "stays")
+    command = replace(_command("serve"), withheld=("AWS_",), environment={**IMPORTABLE, "AWS_REGION": "local"})
+    with Supervisor() as supervisor:
+        names = supervisor.start(command)["child"]["environment"]
+    assert {name for name in names if name.startswith("AW")} == {"AWS_REGION", "AWKWARD"}
 
 
 def test_a_settings_file_in_the_working_folder_does_not_reach_a_child(

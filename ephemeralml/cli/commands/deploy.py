@@ -30,6 +30,12 @@ _KmsEndpoint = Annotated[
         help="Where the keys of encrypted packages are. Default: with a key server of this deployment",
     ),
 ]
+_Authority = Annotated[
+    Path | None,
+    typer.Option(
+        "--authority", metavar="DIR", help="The software root to attest under, such as a key server's. Default: its own"
+    ),
+]
 _Seconds = Annotated[
     float | None,
     typer.Option("--for", metavar="SECONDS", min=0, envvar="EPHEMERALML_FOR", help="End by itself after this time."),
@@ -55,6 +61,7 @@ def local(
     ] = None,
     state: _State = None,
     kms_endpoint: _KmsEndpoint = None,
+    authority: _Authority = None,
     seconds: _Seconds = None,
 ) -> None:
     """Run runtime, relay and key server on this machine, with a software TEE.
@@ -68,6 +75,10 @@ def local(
     from ephemeralml.host.supervisor import ChildFailedError
 
     _check(demo_model=demo_model, packages=package or [], publisher_key=publisher_key, listen=listen or [])
+    if authority is not None and not authority.is_dir():
+        raise console.usage(
+            f"the authority {str(authority)!r} is no folder", hint="`ephemeralml enclave init` makes one"
+        )
     if demo_model and kms_endpoint is not None:
         raise console.usage("--demo-model makes its own key, and --kms-endpoint names another server")
     if state is not None and (state.exists() or state.is_symlink()) and not state.is_dir():
@@ -78,6 +89,7 @@ def local(
         listen=tuple(listen or ()),
         state=state,
         key_server=kms_endpoint,
+        authority=authority,
         verbosity=console.current().verbosity,
     )
     with ExitStack() as whole:
