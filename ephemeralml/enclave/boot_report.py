@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ephemeralml.attestation.verdict import printable
 from ephemeralml.errors import EphemeralError, IncompleteError, MalformedError, RejectedError, UnavailableError
+from ephemeralml.keyrelease.faults import KeyUnavailableError
 from ephemeralml.keyrelease.records import ReleaseRecord
 
 
@@ -41,6 +43,8 @@ class StepReport:
     status: StepStatus
     milliseconds: float
     detail: str
+    releases: tuple[ReleaseRecord, ...] = ()
+    """Where it failed: every try so far to have a key released, which no ready document will show."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the step's entry in the boot report."""
@@ -52,9 +56,10 @@ class StepReport:
         }
 
     def line(self) -> str:
-        """Return the step's line on the console."""
+        """Return the step's line on the console, of a failed step with a line for each release tried."""
         detail = f"  {self.detail}" if self.detail else ""
-        return f"boot {self.step.value:<11} {self.status.value:<7} {self.milliseconds:8.1f} ms{detail}"
+        first = f"boot {self.step.value:<11} {self.status.value:<7} {self.milliseconds:8.1f} ms{detail}"
+        return "\n".join((first, *map(_release_line, self.releases)))
 
 
 class StepNote:
@@ -104,11 +109,11 @@ class BootReport:
         try:
             yield note
         except EphemeralError as error:
-            self._add(StepReport(step, StepStatus.FAILED, _since(begun), error.message))
+            self._add(StepReport(step, StepStatus.FAILED, _since(begun), error.message, tuple(self.releases)))
             raise _named(step, error) from error
         except BaseException as error:
             # A bug or a signal: its message may hold anything, its class does not.
-            self._add(StepReport(step, StepStatus.FAILED, _since(begun), type(error).__name__))
+            self._add(StepReport(step, StepStatus.FAILED, _since(begun), type(error).__name__, tuple(self.releases)))
             raise
         self._add(StepReport(step, note.status, _since(begun), note.detail))
 
@@ -119,6 +124,20 @@ class BootReport:
     def to_json(self) -> list[dict[str, Any]]:
         """Return the report's steps."""
         return [report.to_json() for report in self.steps]
+
+
+def _release_line(record: ReleaseRecord) -> str:
+    """Return a release's record as one line; nothing in it opens anything."""
+    context = " ".join(f"{name}={printable(value, 80)}" for name, value in sorted(record.context.items()))
+    facts = (
+        ("request", record.request_id),
+        ("pcr0", record.pcr0),
+        ("document sha256", record.document_sha256),
+        ("ciphertext sha256", record.ciphertext_sha256),
+        ("context", context or None),
+    )
+    told = "".join(f", {name} {value}" for name, value in facts if value is not None)
+    return f"     release of {printable(record.key, 300)}: {record.outcome}{told}"
 
 
 def _since(begun: float) -> float:
@@ -135,6 +154,8 @@ def _named(step: Step, error: EphemeralError) -> EphemeralError:
         return MalformedError(message, code=error.code, hint=hint)
     if isinstance(error, IncompleteError):
         return IncompleteError(message, code=error.code, hint=hint)
+    if isinstance(error, KeyUnavailableError):
+        return KeyUnavailableError(message, kms_error=error.kms_error, hint=hint)
     if isinstance(error, UnavailableError):
         return UnavailableError(message, hint=hint)
     return EphemeralError(message, hint=hint)

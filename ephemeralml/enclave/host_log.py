@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 from ephemeralml.enclave import log
 from ephemeralml.enclave.config import ServiceRules
 from ephemeralml.enclave.host_services import ServicesConnection
-from ephemeralml.errors import EphemeralError
+from ephemeralml.errors import EphemeralError, IncompleteError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.transport.address import Address
 
 MAX_WAITING = 1_000
@@ -102,12 +103,33 @@ def to_host(rules: ServiceRules | None) -> Iterator[None]:
     try:
         yield
     except EphemeralError as error:
-        log.note(log.Event.BOOT_FAILED, code=log.Code.of(error))
+        _note_failure(error)
         raise
     finally:
         boot.removeHandler(handler)
         rest.removeHandler(warnings)
         handler.close()
+
+
+class _Kind(Enum):
+    """What an error means, for a log whose reader sees no message."""
+
+    REJECTED = RejectedError
+    MALFORMED = MalformedError
+    UNAVAILABLE = UnavailableError
+    INCOMPLETE = IncompleteError
+
+
+def _note_failure(error: EphemeralError) -> None:
+    """Log the kind of *error*, and its code if it has one."""
+    fields: dict[str, Enum | log.Code] = {}
+    code = log.Code.of(error)
+    if code is not None:
+        fields["code"] = code
+    for kind in _Kind:
+        if isinstance(error, kind.value):
+            fields["kind"] = kind
+    log.note(log.Event.BOOT_FAILED, **fields)
 
 
 class _WarningsTo(logging.Handler):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ephemeralml.crypto import strict_json
 from ephemeralml.enclave.config import ServiceRules
-from ephemeralml.errors import MalformedError, UnavailableError
+from ephemeralml.errors import EphemeralError, MalformedError, UnavailableError
 from ephemeralml.storage.base import Storage
 from ephemeralml.storage.http import HttpStorage
 from ephemeralml.storage.http_pool import Pool
@@ -53,6 +53,24 @@ class ServicesConnection(http.client.HTTPConnection):
             raise
 
 
+class _Package(HttpStorage):
+    """A package behind the services, whose statuses mean what `host.services_connection` means by them."""
+
+    def _refusal(
+        self, action: str, key: str, response: http.client.HTTPResponse, end: int = 0
+    ) -> EphemeralError | TransientFault:
+        match response.status:
+            case 404:
+                return UnavailableError(f"the host has no {self._name}{key} (404)", hint=SERVICES_HINT)
+            case 424:
+                return UnavailableError(
+                    f"the host's bucket or folder does not let it read {self._name}{key} (424)", hint=SERVICES_HINT
+                )
+            case 502:
+                return TransientFault("the host does not reach the package's bucket or folder (502)")
+        return super()._refusal(action, key, response, end)
+
+
 class HostServices:
     """The services at the measured address. Close it.
 
@@ -71,7 +89,7 @@ class HostServices:
     def package(self, name: str) -> Storage:
         """Return the package *name* as a store of its files; nothing is asked for yet."""
         path = f"/package/{name}" if name else "/package"
-        return HttpStorage(self._connection, path, name=f"{self._address}{path}", retries=self._retries)
+        return _Package(self._connection, path, name=f"{self._address}{path}", retries=self._retries)
 
     def post(self, path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask the service at *path*, once, and return its JSON answer, whatever its status.

@@ -58,10 +58,10 @@ class Code:
     name: str
 
     @classmethod
-    def of(cls, error: EphemeralError) -> "Code":
-        """Return the code of *error*, or the name of its class."""
+    def of(cls, error: EphemeralError) -> "Code | None":
+        """Return the code of *error*, or None where it has none of ours."""
         code = getattr(error, "code", None)
-        return cls(code if isinstance(code, str) and _CODE.fullmatch(code) else type(error).__name__)
+        return cls(code) if isinstance(code, str) and _CODE.fullmatch(code) else None
 
 
 def note(event: Event, **fields: int | Enum | Code) -> None:

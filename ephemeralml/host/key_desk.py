@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from ephemeralml.errors import EphemeralError, MalformedError
 from ephemeralml.keyrelease.aws import Released
-from ephemeralml.keyrelease.faults import wire_code
+from ephemeralml.keyrelease.faults import NOT_CONFIGURED, wire_code
+from ephemeralml.keyrelease.uris import KeyUri
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class KeyDesk:
             return _answer(400, {"error": "MalformedRequest"})
         releaser = self._keys.get(key)
         if releaser is None:
-            log.warning("a key release was asked for under a key that is not this host's to ask")
-            return _answer(403, {"error": "AccessDeniedException"})
+            log.warning("a key release was asked for under %s, which this host was not given with --key", _shown(key))
+            return _answer(403, {"error": NOT_CONFIGURED})
         if not self._turns.acquire(blocking=False):
             return _answer(503, {"error": "ThrottlingException"})
         try:
@@ -67,6 +68,14 @@ class KeyDesk:
         return _answer(
             200, {"ciphertext_for_recipient": sealed, "key_id": released.key_id, "request_id": released.request_id}
         )
+
+
+def _shown(key: str) -> str:
+    """Return a key's URI for the log; what is none came from the enclave and stays out of it."""
+    try:
+        return str(KeyUri.parse(key))
+    except MalformedError:
+        return "something that is no key"
 
 
 def _answer(status: int, document: Mapping[str, Any]) -> tuple[int, bytes]:

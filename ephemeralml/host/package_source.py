@@ -10,12 +10,12 @@ import re
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.storage.base import Storage
+from ephemeralml.storage.retry import TransientFault
 
 PACKAGE_NAME = re.compile(r"(?!blobs$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """A package's name in a path; ``blobs`` would be taken for the folder of the package without one."""
@@ -29,6 +29,10 @@ class MissingError(UnavailableError):
 
 class ChangedError(UnavailableError):
     """The object is another than it was when it was first asked for."""
+
+
+class RefusedError(UnavailableError):
+    """The folder or bucket does not give the object, and asking again will not help."""
 
 
 class OpenObject(Protocol):
@@ -61,7 +65,8 @@ class PackageSource(Protocol):
 
         Raises:
             MissingError: There is none.
-            UnavailableError: It cannot be reached.
+            RefusedError: It cannot be had: no permission, no credentials, no such bucket.
+            UnavailableError: It cannot be reached now.
         """
 
 
@@ -122,6 +127,8 @@ class FolderSource:
             return _File(fd, found)
         except FileNotFoundError as error:
             raise MissingError(f"the package has no {key}") from error
+        except PermissionError as error:
+            raise RefusedError(f"cannot open {key}: {error.strerror}") from error
         except OSError as error:
             raise UnavailableError(f"cannot open {key}: {error.strerror}") from error
         finally:
@@ -148,6 +155,8 @@ class _Stored:
         except RejectedError as error:
             self._source.forget(self._storage)
             raise ChangedError(error.message, hint=error.hint) from error
+        except UnavailableError as error:
+            raise _lasting(error) from error
 
     def close(self) -> None:
         """Nothing is open."""
@@ -174,7 +183,10 @@ class StorageSource:
         """Look *key* up; see `PackageSource.open`."""
         with self._lock:
             if self._storage is None:
-                self._storage, self._token = self._make(), os.urandom(16)
+                try:
+                    self._storage, self._token = self._make(), os.urandom(16)
+                except UnavailableError as error:
+                    raise _lasting(error) from error
             storage, token = self._storage, self._token
         try:
             size = storage.size(key)
@@ -182,9 +194,7 @@ class StorageSource:
             self.forget(storage)
             raise ChangedError(error.message, hint=error.hint) from error
         except UnavailableError as error:
-            if _absent(storage, key):
-                raise MissingError(error.message, hint=error.hint) from error
-            raise
+            raise _lasting(error, storage, key) from error
         etag = hashlib.sha256(token + key.encode() + size.to_bytes(8, "big")).hexdigest()[:32]
         return _Stored(self, storage, key, size, f'"{etag}"')
 
@@ -195,8 +205,21 @@ class StorageSource:
                 self._storage = None
 
 
-def _absent(storage: Storage, key: str) -> bool:
-    """Return whether *storage* says that it has no *key*, as opposed to not answering."""
-    with suppress(UnavailableError, RejectedError):
-        return not storage.exists(key)
-    return False
+def _lasting(error: UnavailableError, storage: Storage | None = None, key: str = "") -> UnavailableError:
+    """Return *error* as what it means for whoever asks again.
+
+    What an adapter has tried again itself may pass, and stays. Anything else is
+    a store's own word. Where *storage* is given, it is asked whether *key* is
+    missing, which its first answer may not tell from a missing bucket or right.
+    """
+    if isinstance(error.__cause__, TransientFault):
+        return error
+    if storage is not None:
+        try:
+            if not storage.exists(key):
+                return MissingError(error.message, hint=error.hint)
+        except UnavailableError as said:
+            error = said if error.hint is None else error
+        except RejectedError:
+            pass
+    return error if isinstance(error.__cause__, TransientFault) else RefusedError(error.message, hint=error.hint)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol
 
 from ephemeralml.errors import UnavailableError
@@ -220,8 +221,11 @@ class Services:
             connection.refuse(error.status, error.message, close=True)
             log.warning("a request was refused: %d, %s", error.status, error.message)
             return False
-        level = logging.DEBUG if status < 400 and request.method != "POST" else logging.INFO
-        log.log(level, "%s %s %d after %.3f s", request.method, request.target, status, time.monotonic() - begun)
+        took = time.monotonic() - begun
+        reason = f": {_printable(connection.reason)}" if connection.reason else ""
+        log.log(
+            _level(request, status), "%s %s %d after %.3f s%s", request.method, request.target, status, took, reason
+        )
         return request.keep_alive
 
     def _route(self, connection: ServicesConnection, request: Request) -> int:
@@ -237,3 +241,15 @@ class Services:
         if desk is None:
             return connection.send(200, b'{"ok": true}')
         return connection.send(*desk.handle(body))
+
+
+def _level(request: Request, status: int) -> int:
+    """Return how loud a request's line is: what only this host's operator can mend is heard with --quiet too."""
+    if status == HTTPStatus.FAILED_DEPENDENCY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return logging.WARNING
+    return logging.DEBUG if status < HTTPStatus.BAD_REQUEST and request.method != "POST" else logging.INFO
+
+
+def _printable(text: str) -> str:
+    """Return *text* with everything escaped that could break a line of the log."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -12,7 +12,14 @@ from typing import Protocol
 
 from ephemeralml.errors import UnavailableError
 from ephemeralml.host.http_request import MAX_HEAD_BYTES, ByteRange, Request, RequestError, parse_head, parse_range
-from ephemeralml.host.package_source import ChangedError, MissingError, OpenObject, PackageSource, split_path
+from ephemeralml.host.package_source import (
+    ChangedError,
+    MissingError,
+    OpenObject,
+    PackageSource,
+    RefusedError,
+    split_path,
+)
 
 MAX_BODY_BYTES = 65_536
 PIECE_BYTES = 4 << 20
@@ -68,6 +75,8 @@ class ServicesConnection:
         self._buffer = b""
         self._deadline = 0.0
         self._bodiless = False
+        self.reason = ""
+        """Why the request at hand was refused, in our own words; for the log."""
 
     def next_request(self) -> Request | None:
         """Return the next request's head, or None where the peer has no more.
@@ -81,7 +90,7 @@ class ServicesConnection:
                 self._buffer = self._peer.recv(_RECEIVE_BYTES)
             if not self._buffer:
                 return None
-        self._bodiless = False
+        self._bodiless, self.reason = False, ""
         self._deadline = time.monotonic() + self._times.request_seconds
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if len(self._buffer) > MAX_HEAD_BYTES:
@@ -118,6 +127,7 @@ class ServicesConnection:
 
     def refuse(self, status: int, message: str, *, close: bool = False) -> int:
         """Answer with an error."""
+        self.reason = message
         return self.send(status, json.dumps({"error": message}).encode(), close=close)
 
     def send(self, status: int, body: bytes, *, close: bool = False) -> int:
@@ -141,6 +151,9 @@ class ServicesConnection:
             return self.refuse(404, error.message)
         except ChangedError as error:
             return self.refuse(412, error.message)
+        except RefusedError as error:
+            # Not 502: whoever reads this one asks again.
+            return self.refuse(424, error.message)
         except UnavailableError as error:
             return self.refuse(502, error.message)
 

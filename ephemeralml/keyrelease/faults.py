@@ -116,6 +116,8 @@ _STATES = {
     "InvalidKeyUsageException": "is not a key for encryption and decryption",
 }
 _CIPHERTEXT = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
+NOT_CONFIGURED = "KeyNotConfigured"
+"""What the host services answer for a key that their operator did not name; no KMS's name."""
 _WIRE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
@@ -189,6 +191,12 @@ def from_wire(code: object, asked: Asked) -> EphemeralError:
     """
     if not isinstance(code, str) or _WIRE_NAME.fullmatch(code) is None:
         return KeyUnavailableError("the host services refused the key for a reason that does not parse")
+    if code == NOT_CONFIGURED:
+        return KeyUnavailableError(
+            f"the host was not given the key {asked.key}",
+            kms_error=code,
+            hint=f"start host run with --key {asked.key}",
+        )
     if code == Fault.UNAVAILABLE:
         return not_answering(asked, "the host services could not reach it")
     if code in set(Fault):

@@ -7,14 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.cli.runner import run
+from tests.cli.runner import Result, run
 from tests.fakes.host_services import Client
+from tests.fakes.s3_server import BUCKET, moto_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -182,6 +184,22 @@ KEY = "local:arn:aws:kms:eu-central-1:000000000000:key/00000000-0000-4000-8000-0
 ENDPOINT = ("--kms-endpoint", "http://127.0.0.1:1")
 
 
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the SDK finds here, and nothing of this machine's."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "secret/of/nobody",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("credentials")
 def test_services_beside_the_relay(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "manifest.json").write_bytes(b"{}")
@@ -202,6 +220,77 @@ def test_services_beside_the_relay(tmp_path: Path) -> None:
         assert process.returncode == 0
         assert "GET /package/manifest.json 404" in err
         assert not (tmp_path / "services").exists()
+
+
+def _offer(folder: Path, *options: object) -> Result:
+    return run("host", "run", "--target", "tcp://127.0.0.1:9", "--services", f"unix://{folder}/s", *options)
+
+
+def _is_unavailable(result: Result, *words: str) -> None:
+    assert result.exit_code == 5, result.stderr
+    assert result.stdout == ""
+    assert "hint: " in result.stderr
+    assert "secret/of/nobody" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_folder_that_is_no_package(tmp_path: Path) -> None:
+    result = _offer(tmp_path, "--package", f"mine={tmp_path}")
+    _is_unavailable(result, f"error: --package mine={tmp_path}: the package has no manifest.json", "model upload")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_bucket_is_looked_at_before_anything_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        result = _offer(tmp_path, "--package", "s3://nobucket/x")
+        _is_unavailable(result, "cannot look for s3://nobucket/x/manifest.json: there is no such bucket")
+        result = _offer(tmp_path, "--package", f"a=s3://{BUCKET}/x")
+        _is_unavailable(result, f"--package a=s3://{BUCKET}/x: there is no object s3://{BUCKET}/x/manifest.json")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        result = _offer(tmp_path, "--package", f"s3://{BUCKET}/x")
+        _is_unavailable(result, f"cannot read s3://{BUCKET}/x/manifest.json: no AWS credentials", "AWS_PROFILE")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_store_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ephemeralml.host.first_look.SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        result = _offer(tmp_path, "--package", f"s3://{BUCKET}/x")
+        assert time.monotonic() - begun < 5
+    _is_unavailable(result, f"cannot look at --package s3://{BUCKET}/x: no answer within 1 s", "endpoint")
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"AWS_PROFILE": "nobody"}, ("nobody",)),
+        ({"AWS_ENDPOINT_URL_KMS": "foo"}, ("AWS_ENDPOINT_URL_KMS",)),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, ("credentials",)),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, ("no valid credentials", KEY)),
+    ],
+)
+def test_a_key_without_a_way_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: tuple[str, ...]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    endpoint = () if "AWS_ENDPOINT_URL_KMS" in variables else ENDPOINT
+    _is_unavailable(_offer(tmp_path, "--key", KEY, *endpoint), *words)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_profile_that_is_not_there_for_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    _is_unavailable(_offer(tmp_path, "--package", "s3://models/x"), "nobody", "AWS_PROFILE")
 
 
 def test_services_in_text(tmp_path: Path) -> None:

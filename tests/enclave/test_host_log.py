@@ -12,8 +12,9 @@ from ephemeralml.enclave import log
 from ephemeralml.enclave.boot_report import Step, StepStatus
 from ephemeralml.enclave.config import ServiceRules
 from ephemeralml.enclave.host_log import MAX_WAITING, HostLog, to_host
-from ephemeralml.errors import EphemeralError, RejectedError, UnavailableError
+from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.host.enclave_log import LogDesk
+from ephemeralml.keyrelease.faults import KeyUnavailableError
 from tests.fakes.host_services import services
 from tests.fakes.hostile_services import Exchange, hostile
 
@@ -57,17 +58,19 @@ def test_steps_and_warnings_arrive(desk: Desk, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "fields"),
     [
-        (RejectedError("no", code="KEY_RELEASE_DENIED"), "key_release_denied"),
-        (RejectedError("no", code="what a host said"), "rejectederror"),
-        (UnavailableError("away"), "unavailableerror"),
+        (RejectedError("no", code="KEY_RELEASE_DENIED"), {"code": "key_release_denied", "kind": "rejected"}),
+        (RejectedError("no", code="what a host said"), {"kind": "rejected"}),
+        (MalformedError("no"), {"kind": "malformed"}),
+        (UnavailableError("away"), {"kind": "unavailable"}),
+        (KeyUnavailableError("away"), {"code": "key_unavailable", "kind": "unavailable"}),
     ],
 )
-def test_why_a_boot_failed_arrives(desk: Desk, tmp_path: Path, error: EphemeralError, code: str) -> None:
+def test_why_a_boot_failed_arrives(desk: Desk, tmp_path: Path, error: EphemeralError, fields: dict[str, str]) -> None:
     with pytest.raises(EphemeralError), to_host(rules(tmp_path)):
         raise error
-    assert desk.lines == [{"event": "boot_failed", "code": code}]
+    assert desk.lines == [{"event": "boot_failed", **fields}]
 
 
 def test_many_lines(desk: Desk, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ephemeralml.enclave.boot_report import Step, StepReport, StepStatus
 from ephemeralml.enclave.runtime import Runtime
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError, UnavailableError
 from ephemeralml.keyrelease.aws import Released
+from ephemeralml.keyrelease.faults import KeyUnavailableError
 from ephemeralml.keyrelease.recipient import RecipientKey, release_user_data
 from ephemeralml.model.keys_file import encode_keys, parse_keys
 from ephemeralml.model.manifest import Suite
@@ -413,9 +414,33 @@ def test_a_key_sealed_to_another_boot(host: Host) -> None:
 def test_a_host_that_does_not_offer_the_key(host: Host) -> None:
     host.releasers.clear()
     error, step = host.fails()
-    assert isinstance(error, RejectedError)
-    assert error.code == "KEY_RELEASE_DENIED"
+    assert isinstance(error, UnavailableError)
+    assert getattr(error, "code", None) == "KEY_UNAVAILABLE"
+    assert f"the host was not given the key {KEY_URI}" in error.message
+    assert error.hint is not None
+    assert f"--key {KEY_URI}" in error.hint
     assert step.step is Step.KEY_RELEASE
+
+
+def test_a_failed_boot_tells_of_every_release(host: Host) -> None:
+    two_entries(host, KeyUnavailableError("away"))
+    with host.keys.open(parse_keys(host.keys_file.read_bytes())[0]) as dek:
+        raw = bytes(dek.reveal())
+
+    def broken(*_: Any) -> Any:
+        raise RejectedError("no engine", code="X")
+
+    error, step = host.fails(make_engine=broken)
+    assert step.step is Step.ENGINE
+    assert [record.outcome for record in step.releases] == ["KEY_UNAVAILABLE", "released"]
+    first, *lines = step.line().splitlines()
+    assert first.startswith("boot engine      failed")
+    assert [line.split(":arn:")[0].strip() for line in lines] == ["release of local"] * 2
+    assert ": KEY_UNAVAILABLE" in lines[0]
+    assert ": released, request 11111111-2222-3333-4444-555555555555, pcr0 " in lines[1]
+    assert "model_id=" in lines[1]
+    told = step.line() + str(error)
+    assert not any(form in told for form in (raw.hex(), base64.b64encode(raw).decode()))
 
 
 def test_nothing_of_the_keys_is_in_the_report(host: Host) -> None:

@@ -52,11 +52,14 @@ def test_a_release_goes_on_as_it_came() -> None:
     }
 
 
-def test_only_keys_of_the_hosts_configuration() -> None:
+def test_only_keys_of_the_hosts_configuration(caplog: pytest.LogCaptureFixture) -> None:
     kms = Kms()
     for key in (KEY[:-1] + "2", KEY.upper(), "", f" {KEY}"):
-        assert ask(KeyDesk({KEY: kms}), {**REQUEST, "key": key}) == (403, {"error": "AccessDeniedException"})
+        assert ask(KeyDesk({KEY: kms}), {**REQUEST, "key": key}) == (403, {"error": "KeyNotConfigured"})
     assert kms.calls == []
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == f"a key release was asked for under {KEY[:-1]}2, which this host was not given with --key"
+    assert all("something that is no key" in line for line in said[1:])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from ephemeralml.enclave.boot import boot
+from ephemeralml.enclave.config import ServiceRules
+from ephemeralml.enclave.host_services import HostServices
 from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.host.package_source import ChangedError, MissingError, StorageSource, split_path
 from ephemeralml.host.services_connection import PIECE_BYTES
@@ -96,12 +98,54 @@ def test_an_object_that_changes_between_two_ranges(s3: S3Server, tmp_path: Path)
         client.close()
 
 
-def test_a_bucket_that_is_away(monkeypatch: pytest.MonkeyPatch, s3: S3Server, tmp_path: Path) -> None:
+def test_a_bucket_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     with services(tmp_path / "s", {"": source("x")}):
         client = Client(tmp_path / "s")
         assert client.ask("GET", "/package/manifest.json")[0] == 502
         client.close()
+    assert f"cannot read s3://{BUCKET}/x/manifest.json: the connection failed (" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "reason"),
+    [
+        (lambda: open_storage("s3://no-such-bucket/x", retries=QUICK), 424, "there is no such bucket"),
+        (lambda: open_storage(f"s3://{BUCKET}/nothing-here", retries=QUICK), 404, "there is no object s3://models/no"),
+    ],
+)
+def test_what_another_try_will_not_mend(
+    s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any, status: int, reason: str
+) -> None:
+    """The enclave hears it at once, in words; the host's log has the reason."""
+    caplog.set_level("INFO")
+    asked = ServiceRules(address=f"unix://{tmp_path}/s", total_seconds=30)
+    with services(tmp_path / "s", {"": StorageSource(make)}), contextlib.closing(HostServices(asked)) as host:
+        with (
+            pytest.raises(UnavailableError, match=rf"\({status}\)$") as caught,
+            contextlib.closing(host.package("")) as p,
+        ):
+            p.size("manifest.json")
+        assert caught.value.hint is not None
+        assert "host run" in caught.value.hint
+    lines = [r for r in caplog.records if r.getMessage().startswith("HEAD /package/manifest.json ")]
+    assert len(lines) == 1
+    assert f"manifest.json {status} after " in lines[0].getMessage()
+    assert reason in lines[0].getMessage()
+    assert (lines[0].levelname == "WARNING") is (status == 424)
+
+
+def test_credentials_that_are_none_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, s3: S3Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with services(tmp_path / "s", {"": source("x")}):
+        client = Client(tmp_path / "s")
+        assert client.ask("GET", "/package/manifest.json")[0] == 424
+        client.close()
+    assert f"s3://{BUCKET}/x/manifest.json: no AWS credentials" in caplog.text
 
 
 class Unlucky(FileStorage):

@@ -122,6 +122,8 @@ def run(  # noqa: PLR0917 - one per option
         console.current().warning(f"too few open files are allowed for {connections} connections; raise ulimit -Hn")
     offered = services_request(services, package or (), key or (), kms_endpoint, destination)
     _log_to_stderr()
+    if offered is not None:
+        offered.look()
     made = offered.make() if offered is not None else None
     served = str(made.start()) if made is not None else None
     try:
