@@ -14,6 +14,7 @@ from ephemeralml.cli.address_option import parse_address
 from ephemeralml.crypto.keys import PublicKey
 from ephemeralml.enclave.config import RuntimeConfig, render
 from ephemeralml.errors import MalformedError
+from ephemeralml.model.manifest import check_model_id
 from ephemeralml.transport import CID_ANY, Address, Scheme
 
 AUTHORITY_FOLDER = "authority"
@@ -123,6 +124,7 @@ def first_config(
         UsageError: They contradict each other, or one has no possible value.
     """
     software = attester == LOCAL
+    _check_model(model)
     if authority is not None and not software:
         raise console.usage("--authority is for the software TEE", hint="leave it out, or give --attester local")
     address = parse_address("--listen", listen or DEFAULT_LISTEN[attester])
@@ -136,6 +138,16 @@ def first_config(
     plaintext = software and not keys if allow_plaintext is None else allow_plaintext
     found = _services(services, keys, packages, software=software)
     return FirstConfig(out, attester, publisher, model, address, plaintext, folder, tuple(keys), found, tuple(packages))
+
+
+def _check_model(model: str) -> None:
+    """Refuse an id that no package can have, before it is measured; the signs of a pattern may stand in any id."""
+    try:
+        check_model_id(model)
+    except MalformedError as error:
+        raise console.usage(
+            f"--model: {error.message}", hint="give the id of the package's manifest, as model inspect shows it"
+        ) from error
 
 
 def _services(text: str | None, keys: Sequence[str], packages: Sequence[str], *, software: bool) -> Address | None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ephemeralml import clock
 from ephemeralml.cli import console, verify_inputs
-from ephemeralml.errors import MalformedError
+from ephemeralml.errors import MalformedError, UnavailableError
 from ephemeralml.transport.address import Address
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MAX_PROMPT_BYTES = 15 << 20
 """Below a runtime's max_body, with room for JSON's escapes of ordinary text."""
 MAX_TOKEN_BYTES = 4_096
+_WAYS = "--text S, --file F, or - alone for stdin"
 
 
 class Task(Enum):
@@ -67,9 +69,13 @@ def prompt_text(text: str | None, file: Path | None, source: str | None) -> str:
         MalformedError: It is no UTF-8, or too long.
     """
     if source not in (None, "-"):
-        raise console.usage(f"{source!r} is no option", hint="give the prompt with --text, --file, or - for stdin")
+        raise console.usage(f"{source!r} is no option", hint=f"give the prompt with {_WAYS}")
     if sum(way is not None for way in (text, file, source)) != 1:
-        raise console.usage("give the prompt one way", hint="--text S, --file F, or - for stdin")
+        raise console.usage("give the prompt one way", hint=_WAYS)
+    # Nobody means a dash as the prompt, and it would be asked without a word.
+    for option, value in (("--text", text), ("--file", None if file is None else str(file))):
+        if value == "-":
+            raise console.usage(f"{option} - is no prompt", hint="for stdin write - alone, without an option before it")
     if text is not None:
         data = text.encode("utf-8", "surrogateescape")
     elif file is not None:
@@ -132,6 +138,43 @@ def accepted(policy: Path | None, policy_key: str | None, *, insecure: bool) -> 
     if loaded.signer is not None:
         PolicyState(_state_file()).admit(loaded)
     return loaded
+
+
+def check_outputs(receipt: Path | None, folder: Path | None, *, save_bodies: bool, force: bool) -> None:
+    """Refuse outputs that cannot be written before anything is sent; a file is made and removed to find out.
+
+    Raises:
+        UsageError: They contradict each other, or there is something already.
+        UnavailableError: The disk or the permissions do not allow it.
+    """
+    if save_bodies and receipt is None and folder is None:
+        raise console.usage("--save-bodies keeps them beside a receipt", hint="add --receipt or --evidence-dir")
+    if folder is not None and os.path.lexists(folder) and not folder.is_dir():
+        raise console.usage(f"--evidence-dir {str(folder)!r} is no folder", hint="name a folder, it is made if need be")
+    if receipt is None:
+        return
+    from ephemeralml.client.archive import ReceiptFiles
+
+    files = ReceiptFiles(receipt)
+    for path in files.all:
+        console.check_writable(path, force=force)
+    files.check(force=force)
+    check_creatable(max(files.all, key=lambda path: len(path.name)))
+
+
+def check_creatable(path: Path) -> None:
+    """Try to make a file of a name like *path*'s, beside it.
+
+    Raises:
+        UnavailableError: The disk, the permissions or the name's length do not allow it.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot write {str(path)!r}: {error.strerror}", hint="name a place that this user may write to"
+        ) from error
 
 
 def _state_file() -> Path:

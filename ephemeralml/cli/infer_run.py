@@ -8,8 +8,8 @@ from pathlib import Path
 from ephemeralml.attestation.policy import Policy
 from ephemeralml.attestation.verdict import printable
 from ephemeralml.cli import console, infer_text
-from ephemeralml.cli.exit_codes import Exit, ExitCode
-from ephemeralml.cli.infer_inputs import Prompt, Task
+from ephemeralml.cli.exit_codes import Exit, ExitCode, of_error
+from ephemeralml.cli.infer_inputs import Prompt, Task, check_creatable
 from ephemeralml.client.archive import Bodies, ReceiptFiles, ReceiptFolder
 from ephemeralml.client.call import encode_body
 from ephemeralml.client.load import run_load
@@ -55,7 +55,7 @@ def ask_once(request: Request) -> None:
         if request.receipt is not None:
             _fetch_manifest(session, chosen.model)
         reply, shown = _ask(session, chosen, request)
-    files = _keep(reply, chosen, request, folder)
+    files, lost = _kept(reply, chosen, request, folder)
     output = console.current()
     output.note(infer_text.verdict_line(reply.receipted))
     if not reply.ok:
@@ -63,6 +63,13 @@ def ask_once(request: Request) -> None:
     if output.json or not shown:
         document = infer_text.reply_document(reply, session.attested, [str(path) for path in files])
         output.result(document, lambda out: infer_text.show_reply(out, reply))
+    if lost is not None:
+        # Said on stderr alone: stdout has its one document.
+        console.say("error:", console.visible(f"the receipt is not kept: {lost.message}"))
+        console.say(
+            "hint:", console.visible(lost.hint or "the answer above was verified; ask again for another receipt")
+        )
+        raise Exit(of_error(lost))
 
 
 def ask_often(request: Request, count: int, concurrency: int) -> None:
@@ -86,7 +93,11 @@ def ask_often(request: Request, count: int, concurrency: int) -> None:
 
 
 def _folder(request: Request) -> ReceiptFolder | None:
-    return ReceiptFolder(request.evidence_dir) if request.evidence_dir is not None else None
+    if request.evidence_dir is None:
+        return None
+    folder = ReceiptFolder(request.evidence_dir)
+    check_creatable(request.evidence_dir / "receipt.cbor")
+    return folder
 
 
 def _session(request: Request) -> Session:
@@ -181,6 +192,16 @@ def _print_deltas(lines: list[bytes]) -> None:
         if delta:
             sys.stdout.write(infer_text.tame(delta))
     sys.stdout.flush()
+
+
+def _kept(
+    reply: Reply, chosen: _Chosen, request: Request, folder: ReceiptFolder | None
+) -> tuple[tuple[Path, ...], EphemeralError | None]:
+    """Return what was archived, or why nothing was: the answer is not lost with its receipt."""
+    try:
+        return _keep(reply, chosen, request, folder), None
+    except EphemeralError as error:
+        return (), error
 
 
 def _keep(reply: Reply, chosen: _Chosen, request: Request, folder: ReceiptFolder | None) -> tuple[Path, ...]:

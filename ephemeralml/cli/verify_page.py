@@ -9,7 +9,7 @@ from ephemeralml.attestation.verdict import Assurance, Row, printable
 from ephemeralml.cli.exit_codes import ExitCode, worst
 from ephemeralml.cli.verify_rows import MARKS, advice
 from ephemeralml.cli.verify_run import Outcome
-from ephemeralml.cli.verify_text import layer_title, past_instant, shown, software
+from ephemeralml.cli.verify_text import by_title, layer_title, past_instant, shown, software
 from ephemeralml.receipt.codes import explain_warning
 from ephemeralml.receipt.policy import show_time
 from ephemeralml.receipt.result import ReceiptResult, claims_to_json
@@ -95,7 +95,7 @@ def _receipt(outcome: Outcome, anchor: str) -> dict[str, Any]:
 
 def _layers(result: ReceiptResult) -> list[dict[str, Any]]:
     layers: list[dict[str, Any]] = []
-    for row in result.rows:
+    for row in by_title(result):
         title = layer_title(row)
         if not layers or layers[-1]["title"] != title:
             layers.append({"title": title, "rows": []})
@@ -131,7 +131,7 @@ def _claims(result: ReceiptResult) -> list[tuple[str, str]] | None:
 def _evidence(outcome: Outcome, result: ReceiptResult) -> dict[str, Any] | None:
     if not outcome.evidence_source:
         return None
-    facts: list[tuple[str, str]] = [("file", shown(outcome.evidence_source)), ("format", software(result))]
+    facts: list[tuple[str, str]] = [("file", shown(outcome.evidence_source)), ("format", software(outcome))]
     appraisal = result.appraisal
     if appraisal is not None:
         facts.append(("sha-256", appraisal.digest.hex()))
@@ -140,4 +140,4 @@ def _evidence(outcome: Outcome, result: ReceiptResult) -> dict[str, Any] | None:
         facts.extend((slot, value.hex()) for slot, value in appraisal.registers.items())
     software_tee = appraisal is not None and appraisal.software
     facts = [(name, printable(value, _SHOWN_CHARACTERS)) for name, value in facts]
-    return {"facts": facts, "kind": software(result), "software": software_tee}
+    return {"facts": facts, "kind": software(outcome), "software": software_tee}

@@ -38,6 +38,8 @@ class Outcome:
     key_source: str = ""
     evidence_source: str = ""
     manifest_source: str = ""
+    evidence_format: str = ""
+    """The evidence's format by its bytes, whether it came to be judged or not; empty where it is of none known."""
 
     @property
     def code(self) -> ExitCode:
@@ -71,7 +73,8 @@ def judge_file(path: Path, request: Request) -> Outcome:
         result = _judge(receipt, sources, request)
     except EphemeralError as error:
         return Outcome(path, None, error)
-    return Outcome(path, result, None, sources.key_name, sources.document_name, sources.manifest_name)
+    known = sources.evidence.format.value if sources.evidence is not None else ""
+    return Outcome(path, result, None, sources.key_name, sources.document_name, sources.manifest_name, known)
 
 
 def _sources(path: Path, receipt: bytes, request: Request) -> _Sources:

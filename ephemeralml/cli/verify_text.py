@@ -55,6 +55,12 @@ def render_quiet(out: "rich.console.Console", outcomes: list[Outcome]) -> None:
             _line(out, f"{shown(outcome.path)}: not read, assurance none: {code or visible(outcome.error.message)}")
 
 
+def by_title(result: ReceiptResult) -> list[Row]:
+    """Return the rows so that those of one heading stand together, headings in the order of their first rows."""
+    titles = list(dict.fromkeys(map(layer_title, result.rows)))
+    return sorted(result.rows, key=lambda row: titles.index(layer_title(row)))
+
+
 def past_instant(result: ReceiptResult) -> str | None:
     """Return what a verdict at another time than now must say first."""
     at = result.appraisal.at if result.appraisal is not None else None
@@ -76,11 +82,14 @@ def layer_title(row: Row) -> str:
     return _PLATFORM if row.layer in EVIDENCE_LAYERS else _LAYERS.get(row.layer, _PLATFORM)
 
 
-def software(result: ReceiptResult) -> str:
+def software(outcome: Outcome) -> str:
     """Return what evidence this is, in a few words."""
-    appraisal = result.appraisal
+    appraisal = outcome.result.appraisal if outcome.result is not None else None
     if appraisal is None:
-        return "of no known format"
+        if not outcome.evidence_format:
+            return "of no known format"
+        parsed = outcome.result is not None and outcome.result.claims is not None
+        return f"{outcome.evidence_format}, not judged{'' if parsed else ': the receipt does not parse'}"
     extra = ": not protected from the machine it ran on" if appraisal.software else ""
     return f"{appraisal.kind}{extra}{', debug mode' if appraisal.debug else ''}"
 
@@ -89,12 +98,12 @@ def _render_result(out: "rich.console.Console", outcome: Outcome, result: Receip
     if result.public_key is not None:
         _line(out, f"  key       {result.public_key.hex()} (from {shown(outcome.key_source)})")
     if outcome.evidence_source:
-        _line(out, f"  evidence  {shown(outcome.evidence_source)}: {software(result)}")
+        _line(out, f"  evidence  {shown(outcome.evidence_source)}: {software(outcome)}")
     if outcome.manifest_source:
         _line(out, f"  manifest  {shown(outcome.manifest_source)}")
     _render_claims(out, result)
     title = ""
-    for row, line, style in lines_of(result.rows, name_width=20, encoding=out.encoding):
+    for row, line, style in lines_of(by_title(result), name_width=20, encoding=out.encoding):
         if layer_title(row) != title:
             title = layer_title(row)
             _line(out, f"  {title}", "bold")

@@ -110,6 +110,21 @@ def test_options(tmp_path: Path) -> None:
     assert commands[3] == shlex.split("ephemeralml host run --target unix:///run/x.sock")
 
 
+@pytest.mark.parametrize("model", ["bad model!", "", "minilm@1.0.0", "a\nb", "x" * 300])
+def test_an_id_that_no_package_can_have(tmp_path: Path, model: str) -> None:
+    result = run(*INIT[:-1], model, "--attester", "local", cwd=tmp_path)
+    assert result.exit_code == 2, result.stderr
+    assert "error: --model: " in result.stderr
+    assert "hint: " in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["*", "minilm-*", "mini?m", "[mn]inilm", "bad-model!"])
+def test_patterns_and_ids_that_packages_have(tmp_path: Path, model: str) -> None:
+    assert run(*INIT[:-1], model, "--attester", "local", cwd=tmp_path).exit_code == 0
+    assert config(tmp_path).models.allow[0].id == model
+
+
 def test_an_authority_is_made_once(tmp_path: Path) -> None:
     first = init(tmp_path, "--attester", "local", "--json").json
     second = init(tmp_path, "--attester", "local", "--json", "--force", "--listen", "tcp://127.0.0.1:6000").json
@@ -133,8 +148,8 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
         (("--attester", "tpm"), "invalid value for '--attester'"),
         (("--attester", "local", "--listen", "foo"), "--listen: not an address: 'foo'"),
         (("--attester", "local", "--listen", "ws://h/v1/channel"), "a runtime does not listen on ws://h:80"),
-        (("--attester", "local", "--model", ""), "'models.allow.0.id' in the configuration: "),
-        (("--attester", "local", "--model", "a\nb"), "'models.allow.0.id' in the configuration: "),
+        (("--attester", "local", "--model", ""), "--model: model id "),
+        (("--attester", "local", "--model", "a\nb"), "--model: model id "),
         (("--attester", "local", "--publisher-key", "none.pub"), "'none.pub' is neither"),
         (("--attester", "local", "--authority", "file"), "the authority 'file' is no folder"),
         (("--attester", "local", "--authority", "full"), "'full' holds other files and no software root"),

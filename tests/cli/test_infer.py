@@ -17,6 +17,7 @@ import pytest
 from ephemeralml.channel import CloseReason
 from ephemeralml.cli import infer_text
 from ephemeralml.crypto.keys import PrivateKey
+from ephemeralml.errors import UnavailableError
 from ephemeralml.model.manifest import Task
 from tests.cli.runner import Result, run, run_process
 from tests.client.conftest import settled
@@ -518,9 +519,11 @@ def test_several_models_have_to_be_chosen_from(place: Place) -> None:
         (("--insecure-accept-local", "--text", "a", "--save-bodies"), "--save-bodies keeps them beside a receipt"),
         (("--insecure-accept-local", "--text", "a", "--evidence-dir", "policy.json"), "'policy.json' is no folder"),
         (("--insecure-accept-local", "--text", ""), "the prompt is empty"),
+        (("--insecure-accept-local", "--text", "-"), "hint: for stdin write - alone"),
+        (("--insecure-accept-local", "--file", "-"), "hint: for stdin write - alone"),
         (("--insecure-accept-local", "--text", "a", "--target", "foo"), "--target: "),
     ],
-    ids=range(24),
+    ids=range(26),
 )
 def test_options_that_cannot_be_meant(place: Place, args: tuple[str, ...], words: str) -> None:
     runtime = place.serve()
@@ -541,6 +544,40 @@ def test_nothing_is_overwritten_without_force(place: Place, name: str) -> None:
     assert (place.folder / name).read_text() == "mine"
     assert place.infer("--receipt", "r.cbor", "--force").exit_code == 0
     assert not (place.folder / name).exists() or (place.folder / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    "options", [("--receipt", "/proc/r.cbor"), ("--receipt", "r" * 240 + ".cbor"), ("--evidence-dir", "/proc")]
+)
+def test_what_cannot_be_written_is_found_before_anything_is_asked(place: Place, options: tuple[str, str]) -> None:
+    runtime = place.serve()
+    result = place.infer(*options)
+    assert result.exit_code in {2, 5}, result.stderr
+    assert "error: " in result.stderr
+    assert "hint: " in result.stderr or result.exit_code == 2
+    assert runtime.connections == 0
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_an_answer_is_not_lost_with_its_receipt(
+    place: Place, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    place.serve()
+
+    def full(*_: object, **__: object) -> None:
+        raise UnavailableError("cannot write 'r.cbor': no space left on device")
+
+    monkeypatch.setattr("ephemeralml.client.archive.ReceiptFiles.write", full)
+    result = place.infer("--receipt", "r.cbor", *more)
+    assert result.exit_code == 5
+    assert "error: the receipt is not kept: cannot write 'r.cbor'" in result.stderr
+    assert "hint: " in result.stderr
+    if more:
+        assert (result.json["status"], result.json["files"]) == (200, [])
+    else:
+        assert result.stdout.startswith("embedding of ")
+    assert place.files() == ["policy.json"]
 
 
 def test_prompt_and_policy_that_do_not_parse(place: Place) -> None:

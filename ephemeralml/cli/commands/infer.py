@@ -1,6 +1,5 @@
 """`ephemeralml infer`: attest, ask, print, keep the receipt."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +17,11 @@ _TRUST = "Whom to trust"
 _KEEP = "What to keep"
 _LOAD = "Load test"
 
-_Source = Annotated[str | None, typer.Argument(metavar="[-]", help="Read the prompt from stdin.", show_default=False)]
+_Source = Annotated[
+    str | None, typer.Argument(metavar="[-]", help="- alone: read the prompt from stdin.", show_default=False)
+]
 _Target = Annotated[str, typer.Option(metavar="TARGET", help="tcp://H:P, unix:///PATH, vsock://CID:PORT or ws(s)://….")]
-_Text = Annotated[str | None, typer.Option(metavar="S", help="The prompt.", rich_help_panel=_ASK)]
+_Text = Annotated[str | None, typer.Option(metavar="S", help="The prompt itself.", rich_help_panel=_ASK)]
 _File = Annotated[Path | None, typer.Option(metavar="F", help="A file with the prompt.", rich_help_panel=_ASK)]
 _Chat = Annotated[bool, typer.Option("--chat", help="Ask for an answer.", rich_help_panel=_ASK)]
 _Embed = Annotated[bool, typer.Option("--embed", help="Ask for an embedding.", rich_help_panel=_ASK)]
@@ -102,7 +103,7 @@ def infer(  # noqa: PLR0917 - one parameter per option
     task = infer_inputs.task_option(chat=chat, embed=embed, stream=stream, max_tokens=max_tokens)
     _check_load(count, concurrency, single={"--receipt": receipt, "--nonce": nonce, "--stream": stream or None})
     infer_inputs.check_target(target)
-    _check_outputs(receipt, evidence_dir, save_bodies=save_bodies, force=force)
+    infer_inputs.check_outputs(receipt, evidence_dir, save_bodies=save_bodies, force=force)
     request = infer_run.Request(
         target=target,
         policy=infer_inputs.accepted(policy, policy_key, insecure=insecure_accept_local),
@@ -135,19 +136,3 @@ def _check_load(count: int | None, concurrency: int | None, *, single: dict[str,
     for option, value in single.items():
         if value is not None:
             raise console.usage(f"{option} goes with one request", hint="--evidence-dir keeps every receipt")
-
-
-def _check_outputs(receipt: Path | None, folder: Path | None, *, save_bodies: bool, force: bool) -> None:
-    """Refuse outputs that cannot be written before anything is sent."""
-    if save_bodies and receipt is None and folder is None:
-        raise console.usage("--save-bodies keeps them beside a receipt", hint="add --receipt or --evidence-dir")
-    if folder is not None and os.path.lexists(folder) and not folder.is_dir():
-        raise console.usage(f"--evidence-dir {str(folder)!r} is no folder", hint="name a folder, it is made if need be")
-    if receipt is None:
-        return
-    from ephemeralml.client.archive import ReceiptFiles
-
-    files = ReceiptFiles(receipt)
-    for path in files.all:
-        console.check_writable(path, force=force)
-    files.check(force=force)

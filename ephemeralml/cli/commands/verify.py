@@ -174,6 +174,7 @@ def _finish(outcomes: list[Outcome], *, several: bool, html: Path | None, force:
         from ephemeralml.cli.verify_page import page
 
         console.write_file(html, page(outcomes), force=force)
+        output.note(f"wrote {html}")
     documents = [_document(outcome) for outcome in outcomes]
     output.result(documents if several else documents[0], lambda out: _render(out, outcomes))
     code = worst(outcome.code for outcome in outcomes)
