@@ -89,7 +89,7 @@ def software(outcome: Outcome) -> str:
         if not outcome.evidence_format:
             return "of no known format"
         parsed = outcome.result is not None and outcome.result.claims is not None
-        return f"{outcome.evidence_format}, not judged{'' if parsed else ': the receipt does not parse'}"
+        return f"of {outcome.evidence_format} format, not judged{'' if parsed else ': the receipt does not parse'}"
     extra = ": not protected from the machine it ran on" if appraisal.software else ""
     return f"{appraisal.kind}{extra}{', debug mode' if appraisal.debug else ''}"
 

@@ -553,7 +553,7 @@ class TestWhatANewcomerReads:
         result = verify(bad, "--attestation", f"{path}.att", "--html", tmp_path / "o.html")
         assert result.exit_code == 4
         said = " ".join(result.stdout.split())  # long names wrap
-        assert f"evidence {path}.att: local, not judged: the receipt does not parse" in said
+        assert f"evidence {path}.att: of nitro format, not judged: the receipt does not parse" in said
         assert "of no known format" not in result.stdout + (tmp_path / "o.html").read_text()
         Path(f"{path}.att").write_bytes(b"nonsense")
         assert "of no known format" in verify(bad, "--attestation", f"{path}.att").stdout
