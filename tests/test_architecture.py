@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ephemeralml"
 
-BASE = {"errors", "progress", "resources", "clock", "settings", "semver"}
+BASE = {"daemon_pool", "errors", "progress", "resources", "clock", "settings", "semver"}
 """Modules of layer 0, `base` below: standard library only."""
 
 CLIENT = {"base", "crypto", "attestation", "channel", "transport", "receipt", "model"}

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from ephemeralml.cli import console
+from ephemeralml.cli.exit_codes import Exit, ExitCode
+
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
@@ -29,3 +32,26 @@ def signals_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Let an order to stop end the block, and the command, with the word that the same command goes on.
+
+    Raises:
+        Exit: The block was interrupted.
+    """
+    try:
+        with signals_interrupt():
+            yield
+    except KeyboardInterrupt:
+        _heed_no_more()
+        console.say("interrupted; run it again to go on")
+        raise Exit(ExitCode.INTERRUPTED) from None
+
+
+def _heed_no_more() -> None:
+    """Let further Ctrl-Cs pass: the process is ending, and a second one would only leave a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Progress on a terminal: bytes, rate and time left."""
+"""Progress on a terminal: bytes, rate and time left, where there is a size to measure by."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,35 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
+
+
+class _Size(DownloadColumn):
+    """Bytes done and in all; nothing for a step that has none."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Rate(TransferSpeedColumn):
+    """Bytes in a second; nothing for a step that has none."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Left(TimeRemainingColumn):
+    """The time that remains; nothing for a step without a size."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
 
 
 class _Live:
@@ -44,9 +67,9 @@ def live_progress(console: Console) -> Iterator[_Live]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        _Size(),
+        _Rate(),
+        _Left(),
     )
     with Bars(*columns, console=console, transient=True) as bars:
         yield _Live(bars)

@@ -1,14 +1,21 @@
-"""Blobs as they arrive: many ranges in flight, written and hashed in order (model-package.md section 4)."""
+"""Blobs as they arrive: many ranges in flight, written and hashed in order (model-package.md section 4).
+
+Ranges are short, so that whatever ends a download, be it SIGKILL, costs less than a
+second of it: only what lies in the file counts, and only ranges that are whole get there.
+"""
 
 import hashlib
 import hmac
 import os
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from ephemeralml.daemon_pool import DaemonPool
 from ephemeralml.errors import RejectedError
 from ephemeralml.model.blobs import BlobStore
 from ephemeralml.model.hashing import Meter
@@ -17,8 +24,34 @@ from ephemeralml.model.part_folder import PartFolder
 from ephemeralml.progress import Progress
 
 RANGES_IN_FLIGHT = 8
-RANGE_BYTES = 16 << 20
+RANGE_BYTES = 8 << 20
+"""The longest range."""
 READ_BYTES = 1 << 20
+_FIRST_BYTES = 1 << 20
+_LEAST_BYTES = 256 << 10
+_QUICK, _SLOW = 0.1, 0.5
+"""Seconds below which ranges get longer, and above which they get shorter."""
+
+
+class _Pace:
+    """How long the next range is: about a quarter of a second, at whatever rate the line has."""
+
+    def __init__(self) -> None:
+        self._length = _FIRST_BYTES
+
+    @property
+    def length(self) -> int:
+        """Bytes of the next range."""
+        return min(self._length, RANGE_BYTES)
+
+    def note(self, length: int, seconds: float) -> None:
+        """Learn from a range of *length* that took so long; those asked for at another pace say nothing."""
+        if length != self._length:
+            return
+        if seconds < _QUICK:
+            self._length = min(2 * length, RANGE_BYTES)
+        elif seconds > _SLOW:
+            self._length = max(length // 2, _LEAST_BYTES)
 
 
 @dataclass(slots=True)
@@ -73,7 +106,8 @@ def receive(files: Sequence[ManifestFile], store: BlobStore, part: PartFolder, p
 
     What an earlier attempt left of a blob is hashed with the rest, not trusted.
     Ranges of several blobs are in flight at once, so many small files take no
-    longer than one of their size.
+    longer than one of their size. What an interruption leaves of them is in
+    *part*; it waits for no server.
 
     Raises:
         RejectedError: A blob is another (code BLOB_DIGEST_MISMATCH), or changes
@@ -81,12 +115,14 @@ def receive(files: Sequence[ManifestFile], store: BlobStore, part: PartFolder, p
         UnavailableError: One is missing, out of reach, or cannot be written.
     """
     progress.step("download")
-    meter = Meter(progress, sum(file.blob_size for file in files))
+    total = sum(file.blob_size for file in files)
+    progress.advance(0, total)
+    meter, pace = Meter(progress, total), _Pace()
     pending: deque[tuple[_Blob, int, Future[bytearray]]] = deque()
-    with part.writing(), ThreadPoolExecutor(RANGES_IN_FLIGHT, thread_name_prefix="download") as pool:
+    with part.writing(), DaemonPool(RANGES_IN_FLIGHT, "download") as pool:
         try:
-            for blob, start, end in _ranges(files, part, meter):
-                pending.append((blob, start, pool.submit(_fetch, store, blob.file.blob, start, end)))
+            for blob, start, end in _ranges(files, part, meter, pace):
+                pending.append((blob, start, pool.submit(partial(_fetch, store, blob.file.blob, start, end, pace))))
                 if len(pending) == RANGES_IN_FLIGHT:
                     _land(pending, meter)
             while pending:
@@ -98,7 +134,9 @@ def receive(files: Sequence[ManifestFile], store: BlobStore, part: PartFolder, p
                 blob.close()
 
 
-def _ranges(files: Sequence[ManifestFile], part: PartFolder, meter: Meter) -> Iterator[tuple[_Blob, int, int]]:
+def _ranges(
+    files: Sequence[ManifestFile], part: PartFolder, meter: Meter, pace: _Pace
+) -> Iterator[tuple[_Blob, int, int]]:
     """Yield what is still to be fetched, in order; blobs that are complete are checked on the way."""
     for file in files:
         blob = _Blob(file, part.open_blob(file.blob))
@@ -111,14 +149,17 @@ def _ranges(files: Sequence[ManifestFile], part: PartFolder, meter: Meter) -> It
             raise
         if have == file.blob_size:
             blob.close()
-        for start in range(have, file.blob_size, RANGE_BYTES):
-            yield blob, start, min(start + RANGE_BYTES, file.blob_size)
+        while have < file.blob_size:
+            start, have = have, min(have + pace.length, file.blob_size)
+            yield blob, start, have
 
 
-def _fetch(store: BlobStore, key: str, start: int, end: int) -> bytearray:
+def _fetch(store: BlobStore, key: str, start: int, end: int, pace: _Pace) -> bytearray:
     data = bytearray(end - start)
+    begun = time.monotonic()
     with memoryview(data) as view:
         store.read_into(key, start, view)
+    pace.note(end - start, time.monotonic() - begun)
     return data
 
 

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ephemeralml.crypto.keys import PublicKey
+from ephemeralml.daemon_pool import DaemonPool
 from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 from ephemeralml.model import envelope, manifest
 from ephemeralml.model.arrival import receive
@@ -57,8 +57,13 @@ class ObjectStore(BlobStore, Protocol):
     def digest(self, key: str) -> bytes | None:
         """Return the SHA-256 kept beside the object, or None."""
 
-    def put(self, key: str, source: ByteSource, *, sha256: bytes, force: bool = ..., progress: Progress = ...) -> bool:
-        """Store *source* as *key*, complete or not at all; continues an interrupted upload of the same bytes."""
+    def put(
+        self, key: str, source: ByteSource, *, sha256: bytes, force: bool = ..., progress: Progress = ...
+    ) -> int | None:
+        """Store *source* as *key*, complete or not at all; continues an interrupted upload of the same bytes.
+
+        Returns how many bytes it sent, or None where an equal object lay there.
+        """
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with *prefix*."""
@@ -75,7 +80,7 @@ class Upload:
     skipped: tuple[str, ...]
     """Keys of those that lay there already."""
     size: int
-    """Bytes of the objects that were sent."""
+    """Bytes that were sent now; what an interrupted upload had sent of an object is not among them."""
     left: tuple[str, ...] = ()
     """Keys of blobs that lie there from another package, where objects were replaced."""
 
@@ -169,17 +174,18 @@ def upload_package(
     # 4
     progress.step("upload")
     total = sum(item.size for item in waiting)
-    done = 0
+    progress.advance(0, total)
+    done = sent_bytes = 0
     for item in waiting:
         source = _FromPackage(package, item.key, item.size)
         share = _Share(progress, done, total)
-        store.put(item.key, source, sha256=item.sha256, force=force, progress=share)
+        sent_bytes += store.put(item.key, source, sha256=item.sha256, force=force, progress=share) or 0
         done += item.size
         progress.advance(done, total)
     sent = tuple(item.key for item in waiting)
     skipped = tuple(item.key for item in objects if item.key not in sent)
     left = _left_behind(store, parsed) if replaced else ()
-    return Upload(parsed, hashlib.sha256(signed.payload).digest(), sent, skipped, total, left)
+    return Upload(parsed, hashlib.sha256(signed.payload).digest(), sent, skipped, sent_bytes, left)
 
 
 def _objects(package: Package, parsed: Manifest, payload: bytes, envelope_bytes: bytes) -> Iterator[_Object]:
@@ -195,7 +201,7 @@ def _objects(package: Package, parsed: Manifest, payload: bytes, envelope_bytes:
 
 def _missing(store: ObjectStore, objects: Sequence[_Object], *, force: bool) -> tuple[list[_Object], list[_Object]]:
     """Return the objects to be stored, and those of them that replace others; nothing was written when this refuses."""
-    with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="compare") as pool:
+    with DaemonPool(LOOKS_AT_ONCE, "compare") as pool:
         found = list(zip(objects, pool.map(lambda item: _look(store, item), objects), strict=True))
     waiting = [item for item, there in found if there is not _There.EQUAL]
     differing = [item for item, there in found if there is _There.DIFFERENT]
@@ -283,8 +289,8 @@ def download_package(
     if keys is not None:
         check_contexts(verified.manifest, verified.payload, parse_keys(keys))
     # 3
-    with ThreadPoolExecutor(LOOKS_AT_ONCE, thread_name_prefix="sizes") as pool:
-        list(pool.map(lambda file: check_size(store, file), verified.manifest.files))
+    with DaemonPool(LOOKS_AT_ONCE, "sizes") as pool:
+        pool.map(lambda file: check_size(store, file), verified.manifest.files)
     with PartFolder.open(folder, data) as part:
         try:
             if keys is not None:

@@ -82,13 +82,14 @@ class Storage(Protocol):
 
     def put(
         self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
-    ) -> bool:
+    ) -> int | None:
         """Store *source*, whose digest is *sha256*, as *key*, complete or not at all.
 
         An interrupted upload of the same bytes is continued. An equal object is left alone.
 
         Returns:
-            True if the bytes were stored, False if an equal object lay there already.
+            How many bytes were sent now, those of an interrupted upload not among
+            them; None if an equal object lay there already.
 
         Raises:
             RejectedError: A differing object lies there and *force* is not given (code

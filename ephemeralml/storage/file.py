@@ -92,16 +92,16 @@ class FileStorage(Closing):
 
     def put(
         self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
-    ) -> bool:
+    ) -> int | None:
         """Store *source*, whose digest is *sha256*, as *key*, complete or not at all."""
         if self.exists(key):
             if equal(self, key, source, sha256):
-                return False
+                return None
             if not force:
                 raise occupied(key)
         self._store(key, shown(checked(key, source, sha256, BLOCK), source.size, progress), replace=force)
         self._pins.forget(key)
-        return True
+        return source.size
 
     def _store(self, key: str, stream: Iterable[bytes], *, replace: bool) -> None:
         temporary = f".part-{secrets.token_hex(8)}"

@@ -131,11 +131,11 @@ class GcsStorage(Closing):
 
     def put(
         self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
-    ) -> bool:
+    ) -> int | None:
         """Store *source*, whose digest is *sha256*, as *key*, complete or not at all."""
         if self.exists(key):
             if equal(self, key, source, sha256):
-                return False
+                return None
             if not force:
                 raise occupied(self._place(key))
         self._pins.forget(key)
@@ -146,12 +146,13 @@ class GcsStorage(Closing):
             return self._begin(key, source.size, {DIGEST_METADATA: sha256.hex()}, crc32c, new=not force)
 
         try:
-            self._send(key, source, note, begin, progress)
+            sent = self._send(key, source, note, begin, progress)
         except UnavailableError as error:
             settle(self, key, sha256, self._place(key), error, force=force)
+            sent = source.size
         note.drop()
         self._pins.forget(key)
-        return True
+        return sent
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with *prefix*, in order."""
@@ -262,10 +263,11 @@ class GcsStorage(Closing):
     def _session(self, url: str, key: str) -> Session:
         return Session(self._http, url, self._place(key), self._retries)
 
-    def _send(self, key: str, source: ByteSource, note: Note, begin: Callable[[], str], progress: Progress) -> None:
+    def _send(self, key: str, source: ByteSource, note: Note, begin: Callable[[], str], progress: Progress) -> int:
         session, done = open_session(
             note, self._client.api_endpoint, begin, source.size, lambda url: self._session(url, key)
         )
+        held = source.size if session.complete else done
         try:
             while not session.complete:
                 end = min(source.size, done + CHUNK)
@@ -275,3 +277,4 @@ class GcsStorage(Closing):
         except SessionLostError as error:
             note.drop()
             raise UnavailableError(f"cannot write {self._place(key)}: the store forgot the upload") from error
+        return source.size - held

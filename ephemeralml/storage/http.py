@@ -92,7 +92,7 @@ class HttpStorage(Closing):
         sha256: bytes,  # noqa: ARG002
         force: bool = False,  # noqa: ARG002
         progress: Progress = SILENT,  # noqa: ARG002
-    ) -> bool:
+    ) -> int | None:
         """Refuse: this place is read only."""
         raise UnavailableError(f"cannot write {self._name}{key}: only reading works over HTTP")
 

@@ -134,39 +134,40 @@ class S3Storage(Closing):
 
     def put(
         self, key: str, source: ByteSource, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
-    ) -> bool:
+    ) -> int | None:
         """Store *source*, whose digest is *sha256*, as *key*, complete or not at all."""
         target = self._target(key)
         if self.exists(key):
             if equal(self, key, source, sha256):
-                return False
+                return None
             if not force:
                 raise occupied(self._place(target.key))
         self._pins.forget(key)
         try:
-            self._send(target, source, sha256, {} if force else _NEW, progress)
+            sent = self._send(target, source, sha256, {} if force else _NEW, progress)
         except UnavailableError as error:
             settle(self, key, sha256, self._place(target.key), error, force=force)
+            sent = source.size
         self._pins.forget(key)
-        return True
+        return sent
 
     def _send(
         self, target: Target, source: ByteSource, sha256: bytes, condition: Mapping[str, str], progress: Progress
-    ) -> None:
+    ) -> int:
         metadata = {DIGEST_METADATA: sha256.hex()}
         length = part_size(source.size)
         blocks = checked(target.key, source, sha256, length)
         if source.size <= length:
             target.put(b"".join(blocks), metadata, condition)
             progress.advance(source.size, source.size)
-            return
+            return source.size
         upload = Multipart.unfinished(target, source.read(0, length), source.size) or Multipart.begin(target, metadata)
-        sent = 0
+        done = 0
 
         def seen(count: int) -> None:
-            nonlocal sent
-            sent += count
-            progress.advance(sent, source.size)
+            nonlocal done
+            done += count
+            progress.advance(done, source.size)
 
         try:
             parts = upload.send(blocks, seen)
@@ -176,6 +177,7 @@ class S3Storage(Closing):
         upload.complete(parts, condition)
         if upload.resumed:
             correct_digest(target, metadata)
+        return upload.sent
 
     def _target(self, key: str) -> Target:
         return Target(self._client, self._bucket, self._full(key), self._retries)

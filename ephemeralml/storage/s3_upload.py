@@ -12,13 +12,14 @@ import hashlib
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ephemeralml.daemon_pool import DaemonPool
 from ephemeralml.errors import EphemeralError, UnavailableError
 from ephemeralml.storage.blocks import DIGEST_METADATA
 from ephemeralml.storage.retry import Retries
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PART = 16 << 20
-"""Bytes of a part; an object no longer than one goes in a single request."""
+PART = 8 << 20
+"""Bytes of a part; an object no longer than one goes in a single request. What an interruption costs is parts."""
 _MOST_PARTS = 10_000
 _IN_FLIGHT = 4
 _CONTENT_TYPE = "application/octet-stream"
@@ -105,6 +106,8 @@ class Multipart:
         self._held = held
         self.resumed = bool(held)
         """Whether parts of an earlier run are there."""
+        self.sent = 0
+        """Bytes of the parts that this run sent."""
 
     @classmethod
     def begin(cls, target: Target, metadata: Mapping[str, str]) -> "Multipart":
@@ -139,18 +142,20 @@ class Multipart:
         """Send *blocks* as parts, several at once, and return them in order; *seen* is told their lengths."""
         sent: list[Part] = []
         flying: deque[Future[Part]] = deque()
-        pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="s3-upload")
-        try:
+
+        def landed(future: Future[Part]) -> None:
+            part = future.result()
+            sent.append(part)
+            self.sent += 0 if self._held.get(part.number) is part else part.size
+            seen(part.size)
+
+        with DaemonPool(_IN_FLIGHT, "s3-upload") as pool:
             for number, data in enumerate(blocks, start=1):
-                flying.append(pool.submit(self._part, number, data))
+                flying.append(pool.submit(partial(self._part, number, data)))
                 while len(flying) > _IN_FLIGHT or (flying and flying[0].done()):
-                    sent.append(flying.popleft().result())
-                    seen(sent[-1].size)
+                    landed(flying.popleft())
             for future in flying:
-                sent.append(future.result())
-                seen(sent[-1].size)
-        finally:
-            pool.shutdown(cancel_futures=True)
+                landed(future)
         return sent
 
     def complete(self, parts: Iterable[Part], condition: Mapping[str, Any]) -> None:

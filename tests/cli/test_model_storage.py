@@ -287,7 +287,7 @@ def test_an_interrupt_ends_with_its_own_code(package: Path, tmp_path: Path) -> N
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted")
+    assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted; run it again to go on")
 
 
 _WAIT = """

@@ -58,7 +58,9 @@ class ObjectStore:
         buffer[:] = part
         self.reads.append((key, start, len(part)))
 
-    def put(self, key: str, source: Source, *, sha256: bytes, force: bool = False, progress: Progress = SILENT) -> bool:
+    def put(
+        self, key: str, source: Source, *, sha256: bytes, force: bool = False, progress: Progress = SILENT
+    ) -> int | None:
         self.before_put(key)
         if key in self.objects and not force:
             raise RejectedError(f"{key} exists and differs", code="OBJECT_EXISTS")
@@ -67,7 +69,7 @@ class ObjectStore:
         self.objects[key] = data
         self.digests[key] = sha256
         self.puts.append(key)
-        return True
+        return len(data)
 
     def list(self, prefix: str) -> "Iterator[str]":
         yield from sorted(key for key in self.objects if key.startswith(prefix))

@@ -367,3 +367,21 @@ def test_malformed_is_not_unavailable(store: ObjectStore, out: Path) -> None:
     store.objects["manifest.json"] = b"{}"
     with pytest.raises(MalformedError):
         download(store, out)
+
+
+def test_the_total_is_told_before_anything_arrives(store: ObjectStore, out: Path) -> None:
+    class Watching:
+        def __init__(self) -> None:
+            self.told: list[tuple[int, int | None]] = []
+
+        def step(self, name: str) -> None:
+            self.told.clear()
+
+        def advance(self, done: int, total: int | None, *, unit: str = "B") -> None:
+            self.told.append((done, total))
+
+    watching = Watching()
+    download(store, out, progress=watching)
+    total = sum(len(data) for key, data in store.objects.items() if key.startswith("blobs/"))
+    assert watching.told[0] == (0, total)
+    assert watching.told[-1] == (total, total)

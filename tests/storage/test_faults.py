@@ -20,7 +20,7 @@ PART = 16 << 20
 Proxied = tuple[Proxy, Callable[[Retries], Storage]]
 
 
-def put(store: Storage, key: str, data: bytes, *, force: bool = False) -> bool:
+def put(store: Storage, key: str, data: bytes, *, force: bool = False) -> int | None:
     return store.put(key, BytesSource(data), sha256=sha256(data), force=force)
 
 
@@ -149,7 +149,9 @@ def test_an_interrupted_upload_goes_on_where_it_stopped(proxied: Proxied) -> Non
         assert put(store, "a", LARGE)
         assert store.read("a", 0, len(LARGE)) == LARGE
         assert store.digest("a") == sha256(LARGE)
-    assert proxy.uploaded < len(LARGE) - 3 * PART + 10_000, "what is there is not sent again"
+    # Several parts were on their way to S3; nobody waits for them.
+    held = 3 * PART if passes else PART // 2
+    assert proxy.uploaded < len(LARGE) - held + 10_000, "what is there is not sent again"
 
 
 def test_an_upload_whose_connections_break_is_stored(proxied: Proxied) -> None:
@@ -238,10 +240,10 @@ def test_connections_are_kept(proxied: Proxied) -> None:
 def test_a_slow_line_is_no_stall(proxied: Proxied) -> None:
     """A part takes longer than any silence may; its bytes keep moving."""
     proxy, opened = proxied
-    slow = proxy.break_(Act.SLOW_UPLOAD, method="PUT", part="", count=700_000, times=1)
+    slow = proxy.break_(Act.SLOW_UPLOAD, method="PUT", part="", count=250_000, times=1)
     with opened(Retries(RetryPolicy(stall=2))) as store:
         began = time.monotonic()
-        assert put(store, "a", LARGE[:PART])
+        assert put(store, "a", LARGE[: PART // 2])
         assert slow.times == 0
         assert time.monotonic() - began > 4
-    assert proxy.uploaded < PART + 10_000, "nothing was sent twice"
+    assert proxy.uploaded < PART // 2 + 10_000, "nothing was sent twice"

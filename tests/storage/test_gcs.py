@@ -34,7 +34,7 @@ def opened(proxy: Proxy, prefix: str, tmp_path: Path) -> Callable[[], Storage]:
     return lambda: open_storage(f"gs://{BUCKET}/{prefix}", retries=quick(), state=tmp_path / "state")
 
 
-def put(store: Storage, key: str, data: bytes, *, force: bool = False) -> bool:
+def put(store: Storage, key: str, data: bytes, *, force: bool = False) -> int | None:
     return store.put(key, BytesSource(data), sha256=sha256(data), force=force)
 
 

@@ -43,7 +43,7 @@ def outside(moto: S3Server) -> Iterator["S3Client"]:
         yield client
 
 
-def put(store: S3Storage, key: str, data: bytes) -> bool:
+def put(store: S3Storage, key: str, data: bytes) -> int | None:
     return store.put(key, BytesSource(data), sha256=sha256(data))
 
 

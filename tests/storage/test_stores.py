@@ -16,13 +16,13 @@ LARGE = os.urandom((34 << 20) + 5)
 """More than two parts or chunks of an upload."""
 
 
-def put(store: Storage, key: str, data: bytes, *, force: bool = False) -> bool:
+def put(store: Storage, key: str, data: bytes, *, force: bool = False) -> int | None:
     return store.put(key, BytesSource(data), sha256=sha256(data), force=force)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\r\n0123456789\n\r\0\xff" * 99], ids=["empty", "one", "some"])
 def test_what_is_put_can_be_read(store: Storage, data: bytes) -> None:
-    assert put(store, "blobs/a.eml", data)
+    assert put(store, "blobs/a.eml", data) == len(data)
     assert store.exists("blobs/a.eml")
     assert store.size("blobs/a.eml") == len(data)
     assert store.digest("blobs/a.eml") == sha256(data)

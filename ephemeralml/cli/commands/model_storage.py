@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ephemeralml.cli import console
+from ephemeralml.cli.interruption import resumable
 from ephemeralml.cli.model_inputs import (
     AllowPlaintext,
     MinVersion,
@@ -49,6 +50,7 @@ def upload(
     if "://" in dest and not dest.startswith(_WRITABLE):
         raise console.usage(f"{dest!r} cannot be written", hint=f"known are a path, {', '.join(_WRITABLE)}")
     with (
+        resumable(),
         Package.open(package) as opened,
         _storage(dest) as store,
         console.current().progress() as progress,
@@ -86,7 +88,7 @@ def download(
 
     keys, oldest = publisher_keys(publisher_key), least_version(min_version)
     free(folder, force=force)
-    with _storage(src) as store, console.current().progress() as progress:
+    with resumable(), _storage(src) as store, console.current().progress() as progress:
         verified = download_package(
             store,
             folder,
