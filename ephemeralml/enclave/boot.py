@@ -28,12 +28,12 @@ from ephemeralml.enclave.keys import ReceiptKey
 from ephemeralml.enclave.loading import EngineFactory, Offer
 from ephemeralml.enclave.models import SCHEME, ModelRegistry, ServedModel
 from ephemeralml.enclave.packages import FolderPackage, PackageFiles, ServedPackage
+from ephemeralml.enclave.pending_recipient import PendingRecipient
 from ephemeralml.enclave.receipts import ReceiptIssuer
 from ephemeralml.enclave.release import KeyRelease, ReleaseDocuments
 from ephemeralml.enclave.runtime import Lifecycle, Runtime
 from ephemeralml.enclave.worker import EngineWorker
 from ephemeralml.errors import MalformedError
-from ephemeralml.keyrelease.recipient import RecipientKey
 from ephemeralml.model.memory_file import LoadedFile
 from ephemeralml.progress import Progress, Silent
 from ephemeralml.receipt.claims import EVALUATION
@@ -125,11 +125,11 @@ class _Boot:
             note.detail = f"{attester.format.value}, {kind}{', debug' if probe.debug else ''}"
             return attester, probe
 
-    def _keys(self, config: RuntimeConfig) -> tuple[ReceiptKey, RecipientKey | None]:
+    def _keys(self, config: RuntimeConfig) -> tuple[ReceiptKey, PendingRecipient | None]:
         with self.report.step(Step.KEYS) as note:
             key = ReceiptKey.generate()
             self.undo.callback(key.wipe)
-            recipient = RecipientKey.generate() if config.keys is not None else None
+            recipient = PendingRecipient() if config.keys is not None else None
             if recipient is not None:
                 self.undo.callback(recipient.drop)
             note.detail = f"receipts ed25519:{key.public.hex()}{', recipient rsa-2048' if recipient else ''}"
@@ -168,7 +168,7 @@ class _Boot:
         config: RuntimeConfig,
         offers: Sequence[Offer],
         documents: ReleaseDocuments,
-        recipient: RecipientKey | None,
+        recipient: PendingRecipient | None,
         services: HostServices | None,
     ) -> list[SecretBytes | None]:
         with self.report.step(Step.KEY_RELEASE) as note:
@@ -179,7 +179,8 @@ class _Boot:
                 note.skip("no package is encrypted")
                 return [None] * len(offers)
             rules = release.require_rules(config.keys, encrypted)
-            unwrap = release.over_services(services, recipient, self.report.releases.append)
+            made = recipient.key() if recipient is not None else None
+            unwrap = release.over_services(services, made, self.report.releases.append)
             keys = KeyRelease(rules, unwrap, documents)
             deks: list[SecretBytes | None] = []
             for offer in offers:
