@@ -35,9 +35,9 @@ from ephemeralml.bench.report import Report
 from ephemeralml.errors import UnavailableError
 from ephemeralml.keyrelease.local import ciphertext, principals, state
 from ephemeralml.keyrelease.local.names import Names, new_key_id
+from ephemeralml.keyrelease.local.records import KeyRecord, KeyState
 from ephemeralml.keyrelease.local.sigv4 import Credential, sign
 from ephemeralml.keyrelease.local.state import KeySource
-from ephemeralml.keyrelease.local.store import MATERIAL_BYTES
 from ephemeralml.progress import Progress
 
 CLIENTS = 8
@@ -100,7 +100,7 @@ def _section(
     samples: dict[str, list[list[float]]], seconds: float, many: int, listing: list[float], spent: float
 ) -> Section:
     """Return the figures; each is the median of the rounds', which a busy machine disturbs least."""
-    rows = []
+    rows, p99s = [], {}
     for name, rounds in samples.items():
         label = f"{USED_KEYS if name == 'few' else many} keys"
         rate = quantile([len(one) / seconds for one in rounds], 0.5)
@@ -108,15 +108,21 @@ def _section(
         note = f"{CLIENTS} clients, server on one core"
         rows.append(Row(f"attested Decrypts, {label}", rate, "1/s", p50=rate, n=count, note=note))
         p50, p95, p99 = (quantile([quantile(one, share) * 1e3 for one in rounds], 0.5) for share in (0.5, 0.95, 0.99))
-        rows.append(Row(f"attested Decrypt, p99, {label}", p99, "ms", p50=p50, p95=p95, n=count, note=note))
+        p99s[name] = p99
+        note = f"p99 {p99:.3g} ms; {note}"
+        rows.append(Row(f"attested Decrypt, {label}", p50, "ms", p50=p50, p95=p95, n=count, note=note))
     note = "the server's own time, whatever else the machine does"
     rows.append(Row("attested Decrypt, processor time", spent * 1e3, "ms", p50=spent * 1e3, n=rows[0].n, note=note))
     listed = many / quantile(listing, 0.5)
     rows.append(Row(f"ListKeys, all {many}", listed, "1/s", p50=listed, n=len(listing), note="pages of 1000"))
     slower = quantile([len(few) / len(more) for few, more in zip(samples["few"], samples["many"], strict=True)], 0.5)
     targets = (
-        Target("attested Decrypts on one core", rows[0].value, _RATE_TARGET, "1/s", at_most=False),
-        Target(f"attested Decrypt p99 at {CLIENTS} clients", rows[1].value, _P99_TARGET_MS, "ms", at_most=True),
+        Target(f"attested Decrypts on one core, {USED_KEYS} keys", rows[0].value, _RATE_TARGET, "1/s", at_most=False),
+        Target(
+            f"p99 of an attested Decrypt, {CLIENTS} clients, {USED_KEYS} keys",
+            *(p99s["few"], _P99_TARGET_MS, "ms"),
+            at_most=True,
+        ),
         Target(f"Decrypt with {many} keys, times as long", slower, _SLOWER_TARGET, "×", at_most=True),
     )
     return Section(tuple(rows), targets)
@@ -177,26 +183,37 @@ def _policy(index: int) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [{**one, "Resource": "*"} for one in (release, deny)]})
 
 
+def _key(index: int, now: datetime) -> KeyRecord:
+    return KeyRecord(
+        id=new_key_id(),
+        created=now.timestamp(),
+        description="",
+        state=KeyState.ENABLED,
+        deletion=None,
+        deletion_days=None,
+        policy=_policy(index),
+        version=1,
+        rotation_days=None,
+        next_rotation=None,
+    )
+
+
 def _fill(folder: Path, source: KeySource, keys: int, now: datetime) -> list[tuple[str, bytes, dict[str, str]]]:
     """Write *keys* in one transaction and return ciphertexts of some, spread over all."""
     made: list[tuple[str, bytes, dict[str, str]]] = []
     with state.opened(folder, source) as opened:
         store = opened.store
-        with store.database.transaction():
-            for index in range(keys):
-                key_id, material = new_key_id(), os.urandom(MATERIAL_BYTES)
-                store.database.change(
-                    "INSERT INTO keys (id, created, description, state, policy, version) VALUES (?,?,?,?,?,?)",
-                    *(key_id, now.timestamp(), "", "Enabled", _policy(index), 1),
-                )
-                sealed = store.sealer.seal("key_versions", key_id, 1, material)
-                store.database.change("INSERT INTO key_versions VALUES (?,?,?,?)", key_id, 1, now.timestamp(), sealed)
-                if index % (keys // USED_KEYS) == 0 and len(made) < USED_KEYS:
-                    context = {"model_id": f"model-{index}", "version": "1.0.0"}
-                    blob = ciphertext.encrypt(
-                        material, os.urandom(32), key_id=key_id, version=1, context=context, nonce=os.urandom(12)
-                    )
-                    made.append((_NAMES.arn(key_id), blob, context))
+        records = [_key(index, now) for index in range(keys)]
+        store.create_keys(records)
+        for index in islice(range(0, keys, keys // USED_KEYS), USED_KEYS):
+            key_id = records[index].id
+            material = store.material(key_id, 1)
+            assert material is not None
+            context = {"model_id": f"model-{index}", "version": "1.0.0"}
+            blob = ciphertext.encrypt(
+                material, os.urandom(32), key_id=key_id, version=1, context=context, nonce=os.urandom(12)
+            )
+            made.append((_NAMES.arn(key_id), blob, context))
     return made
 
 

@@ -10,10 +10,11 @@ import os
 import struct
 from pathlib import Path
 
-from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
+from ephemeralml.errors import MalformedError, UnavailableError
 from ephemeralml.keyrelease.local import database
+from ephemeralml.keyrelease.local.audit_log import Head
 from ephemeralml.keyrelease.local.database import SCHEMA, Database
-from ephemeralml.keyrelease.local.state import KeySource
+from ephemeralml.keyrelease.local.state import AUDIT_HEAD, KeySource
 from ephemeralml.keyrelease.local.state_key import NONCE_BYTES, SALT_BYTES, StateKey
 from ephemeralml.keyrelease.local.store import Store
 
@@ -37,7 +38,8 @@ def restore(folder: Path, source: KeySource, data: bytes) -> None:
 
     Raises:
         MalformedError: It is no backup.
-        RejectedError: A newer version made it, it was changed, or the state key is another one.
+        RejectedError: It was changed, the state key is another one, or the version that made it is newer, or from
+            before the first release.
         UnavailableError: There is a state in the folder, or it cannot be written.
     """
     if len(data) < _HEADER.size + NONCE_BYTES:
@@ -45,12 +47,7 @@ def restore(folder: Path, source: KeySource, data: bytes) -> None:
     magic, schema, salt = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise MalformedError("not a key server's backup")
-    if schema > SCHEMA:
-        raise RejectedError(
-            f"the backup has schema {schema}, this version knows {SCHEMA}",
-            code="KMS_SCHEMA_NEWER",
-            hint="use the version that wrote it, or a newer one",
-        )
+    database.check_schema(schema, "backup")
     if (folder / database.FILE).exists():
         raise UnavailableError(f"there is a key server's state in {folder} already", hint="name another folder")
     key = StateKey(source.secret(folder, salt, create=False))
@@ -68,7 +65,7 @@ def restore(folder: Path, source: KeySource, data: bytes) -> None:
         raise UnavailableError(f"cannot write {fresh}: {error.strerror}") from error
     opened = Database.open(fresh)
     try:
-        Store(opened, key).forget("audit_head")
+        Store(opened, key).note(AUDIT_HEAD, Head().encode())
     finally:
         opened.close()
     fresh.rename(folder / database.FILE)

@@ -8,7 +8,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ LOCK = "lock"
 CACHE_KIB = 65_536
 """Of pages in memory: the keys in use of a hundred thousand."""
 
+OLDEST = 2
+"""The oldest schema that is read: the one before authenticated nothing but secrets, and was never released."""
+
 MIGRATIONS = (
     """
-    CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL, tag BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE keys (
         id TEXT PRIMARY KEY, created REAL NOT NULL, description TEXT NOT NULL, state TEXT NOT NULL,
         deletion REAL, deletion_days INTEGER, policy TEXT NOT NULL, version INTEGER NOT NULL,
-        rotation_days INTEGER, next_rotation REAL
+        rotation_days INTEGER, next_rotation REAL, tags TEXT NOT NULL, revision INTEGER NOT NULL, tag BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX keys_deletion ON keys (deletion) WHERE deletion IS NOT NULL;
     CREATE TABLE key_versions (
@@ -33,27 +36,24 @@ MIGRATIONS = (
         created REAL NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (key_id, version)
     ) WITHOUT ROWID;
     CREATE TABLE aliases (
-        name TEXT PRIMARY KEY, key_id TEXT NOT NULL REFERENCES keys (id) ON DELETE CASCADE, created REAL NOT NULL
+        name TEXT PRIMARY KEY, key_id TEXT NOT NULL REFERENCES keys (id) ON DELETE CASCADE, created REAL NOT NULL,
+        tag BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX aliases_key ON aliases (key_id);
-    CREATE TABLE tags (
-        key_id TEXT NOT NULL REFERENCES keys (id) ON DELETE CASCADE, name TEXT NOT NULL, value TEXT NOT NULL,
-        PRIMARY KEY (key_id, name)
-    ) WITHOUT ROWID;
     CREATE TABLE grants (
         key_id TEXT NOT NULL REFERENCES keys (id) ON DELETE CASCADE, id TEXT NOT NULL, token TEXT NOT NULL,
-        created REAL NOT NULL, document TEXT NOT NULL, PRIMARY KEY (key_id, id)
+        created REAL NOT NULL, document TEXT NOT NULL, tag BLOB NOT NULL, PRIMARY KEY (key_id, id)
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX grants_token ON grants (token);
     CREATE TABLE principals (
-        name TEXT PRIMARY KEY, arn TEXT NOT NULL UNIQUE, access_key TEXT NOT NULL UNIQUE, sealed BLOB NOT NULL,
-        policies TEXT NOT NULL, created REAL NOT NULL
+        name TEXT PRIMARY KEY, arn TEXT NOT NULL UNIQUE, access_key TEXT NOT NULL UNIQUE, policies TEXT NOT NULL,
+        created REAL NOT NULL, sealed BLOB NOT NULL, tag BLOB NOT NULL
     ) WITHOUT ROWID;
     """,
 )
-"""What makes each schema version from the one before; entries are never changed, only added."""
+"""What makes each schema version from the one before, `OLDEST` first; entries are never changed, only added."""
 
-SCHEMA = len(MIGRATIONS)
+SCHEMA = OLDEST + len(MIGRATIONS) - 1
 
 
 class Database:
@@ -71,8 +71,8 @@ class Database:
 
         Raises:
             UnavailableError: It is not there, there already, or cannot be opened.
-            RejectedError: A newer version wrote it.
-            MalformedError: It is damaged.
+            RejectedError: A newer version wrote it, or one from before the first release.
+            MalformedError: It is damaged, or has other tables, indexes or triggers than this version makes.
         """
         if create:
             try:
@@ -109,20 +109,18 @@ class Database:
         run("PRAGMA foreign_keys=ON")
         run(f"PRAGMA cache_size=-{CACHE_KIB}")
         (version,) = run("PRAGMA user_version").fetchone()
-        if version > SCHEMA:
-            raise RejectedError(
-                f"the state has schema {version}, this version knows {SCHEMA}",
-                code="KMS_SCHEMA_NEWER",
-                hint="use the version that wrote it, or a newer one",
-            )
+        check_schema(version or SCHEMA, "state")
         (found,) = run("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
             raise MalformedError("the state's database is damaged", hint="restore a backup with --import")
-        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+        for number in range(max(version + 1, OLDEST), SCHEMA + 1):
             with self.transaction():
-                for statement in filter(str.strip, statements.split(";")):
+                for statement in _statements(number):
                     run(statement)
                 run(f"PRAGMA user_version={number}")
+        # A trigger could undo what was acknowledged, and a lost index let a row be there twice.
+        if set(run(_OBJECTS)) != _expected_objects():
+            raise MalformedError("the state's database has other tables than this version makes")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -160,6 +158,41 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+_OBJECTS = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+
+
+def _statements(number: int) -> list[str]:
+    return [statement for statement in MIGRATIONS[number - OLDEST].split(";") if statement.strip()]
+
+
+def _expected_objects() -> set[tuple[Any, ...]]:
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        for number in range(OLDEST, SCHEMA + 1):
+            for statement in _statements(number):
+                fresh.execute(statement)
+        return set(fresh.execute(_OBJECTS))
+
+
+def check_schema(version: int, what: str) -> None:
+    """Refuse a state or a backup of a schema that this version cannot read.
+
+    Raises:
+        RejectedError: It is newer, or older than the first release.
+    """
+    if version > SCHEMA:
+        raise RejectedError(
+            f"the {what} has schema {version}, this version knows {SCHEMA}",
+            code="KMS_SCHEMA_NEWER",
+            hint="use the version that wrote it, or a newer one",
+        )
+    if version < OLDEST:
+        raise RejectedError(
+            f"the {what} has schema {version}, from before the first release; its policies cannot be trusted",
+            code="KMS_SCHEMA_OLDER",
+            hint="make a new state in another folder with --init",
+        )
 
 
 def sync_folder(folder: Path) -> None:

@@ -166,7 +166,7 @@ def _opened(desk: Desk, key: KeyRecord, sealed: Ciphertext | None, context: Mapp
 def _sealed(desk: Desk, call: Call, key: KeyRecord, plaintext: bytes, context: Mapping[str, str]) -> bytes:
     version = key.version
     if key.next_rotation is not None and key.next_rotation <= call.timestamp:
-        version = desk.store.rotate(key, call.timestamp)
+        version = desk.store.rotate(key.id, call.timestamp)
     material = desk.store.material(key.id, version)
     if material is None:
         raise ServiceFault("KMSInternalException", "the key has no material", status=500)

@@ -47,8 +47,9 @@ def create_key(desk: Desk, call: Call) -> dict[str, Any]:
         version=1,
         rotation_days=None,
         next_rotation=None,
+        tags=tags,
     )
-    desk.store.create_key(record, tags)
+    desk.store.create_key(record)
     call.trail.key = desk.names.arn(key_id)
     return {"KeyMetadata": _metadata(desk, record)}
 
@@ -155,7 +156,7 @@ def rotate_key_on_demand(desk: Desk, call: Call) -> dict[str, Any]:
     desk.usable(key)
     if key.version > MAX_ON_DEMAND_ROTATIONS:
         raise ServiceFault("LimitExceededException", f"a key is rotated on demand {MAX_ON_DEMAND_ROTATIONS} times")
-    desk.store.rotate(key, call.timestamp)
+    desk.store.rotate(key.id, call.timestamp)
     return {"KeyId": desk.names.arn(key.id)}
 
 

@@ -50,7 +50,7 @@ def list_key_policies(desk: Desk, call: Call) -> dict[str, Any]:
 
 
 def checked_policy(desk: Desk, call: Call, arn: str, policy: str) -> None:
-    """Refuse a policy that does not parse, or that locks the caller out.
+    """Refuse a policy that does not parse, has operators that KMS does not know, or locks the caller out.
 
     Raises:
         ServiceFault: LimitExceededException or MalformedPolicyDocumentException.
@@ -58,9 +58,11 @@ def checked_policy(desk: Desk, call: Call, arn: str, policy: str) -> None:
     if len(policy.encode()) > MAX_POLICY_BYTES:
         raise ServiceFault("LimitExceededException", f"a key policy has at most {MAX_POLICY_BYTES} bytes")
     try:
-        parsed_policy(policy)
+        unknown = parsed_policy(policy).unknown_operators
     except MalformedError as error:
         raise ServiceFault("MalformedPolicyDocumentException", error.message) from error
+    if unknown:
+        raise ServiceFault("MalformedPolicyDocumentException", f"there is no operator {unknown[0][:64]!a}")
     if call.get("BypassPolicyLockoutSafetyCheck"):
         return
     more = {"kms:BypassPolicyLockoutSafetyCheck": ("false",)}

@@ -23,18 +23,19 @@ def create_alias(desk: Desk, call: Call) -> dict[str, Any]:
         raise ServiceFault("AlreadyExistsException", f"an alias of the name {desk.names.alias_arn(name)} exists")
     if len(desk.store.aliases(key.id, "", MAX_ALIASES_OF_A_KEY)) == MAX_ALIASES_OF_A_KEY:
         raise ServiceFault("LimitExceededException", f"a key has at most {MAX_ALIASES_OF_A_KEY} aliases")
-    desk.store.set_alias(Alias(name, key.id, call.timestamp))
+    desk.store.add_alias(Alias(name, key.id, call.timestamp))
     return {}
 
 
 def delete_alias(desk: Desk, call: Call) -> dict[str, Any]:
     """DeleteAlias."""
     name = _alias_name(desk, call)
-    if desk.store.alias(name) is None:
+    alias = desk.store.alias(name)
+    if alias is None:
         raise not_found(f"the alias {desk.names.alias_arn(name)}")
-    key = desk.find(call, name)
+    key = desk.find(call, alias.key_id)
     desk.authorize(call, "DeleteAlias", key, more={"kms:RequestAlias": (name,)})
-    desk.store.remove_alias(name)
+    desk.store.remove_alias(alias)
     return {}
 
 
@@ -68,8 +69,8 @@ def list_resource_tags(desk: Desk, call: Call) -> dict[str, Any]:
         default=50,
         most=50,
         after=lambda last, limit: [
-            (name, {"TagKey": name, "TagValue": value}) for name, value in desk.store.tags(key.id, last, limit)
-        ],
+            (name, {"TagKey": name, "TagValue": value}) for name, value in sorted(key.tags.items()) if name > last
+        ][:limit],
     )
 
 
@@ -79,7 +80,7 @@ def tag_resource(desk: Desk, call: Call) -> dict[str, Any]:
     key = desk.key(call, aliases=False)
     desk.authorize(call, "TagResource", key)
     desk.not_pending(key)
-    if len({name for name, _ in desk.store.tags(key.id)} | tags.keys()) > MAX_TAGS:
+    if len(key.tags.keys() | tags.keys()) > MAX_TAGS:
         raise ServiceFault("LimitExceededException", f"a key has at most {MAX_TAGS} tags")
     desk.store.set_tags(key.id, tags)
     return {}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
 
@@ -31,15 +31,29 @@ class KeyRecord:
     rotation_days: int | None
     """None where no rotation is on."""
     next_rotation: float | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    revision: int = 1
+    """Counts what was taken from the key: an alias or a grant of an earlier one is none any more."""
+
+    def to_row(self) -> tuple[str | float | None, ...]:
+        """Return the columns in the order of `KEY_COLUMNS`."""
+        return (
+            *(self.id, self.created, self.description, self.state.value, self.deletion, self.deletion_days),
+            *(self.policy, self.version, self.rotation_days, self.next_rotation, json.dumps(dict(self.tags))),
+            self.revision,
+        )
 
     @classmethod
     def of_row(cls, row: tuple[Any, ...]) -> Self:
-        """Read the columns in the order of `KEY_COLUMNS`."""
-        key_id, created, description, state, *others = row
-        return cls(key_id, created, description, KeyState(state), *others)
+        """Read what `to_row` gives."""
+        fields: list[Any] = [*row[:3], KeyState(row[3]), *row[4:-2], json.loads(row[-2]), row[-1]]
+        return cls(*fields)
 
 
-KEY_COLUMNS = "id, created, description, state, deletion, deletion_days, policy, version, rotation_days, next_rotation"
+KEY_COLUMNS = (
+    "id, created, description, state, deletion, deletion_days, policy, version, rotation_days, next_rotation, tags,"
+    " revision"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +81,22 @@ class GrantRecord:
     context_equals: Mapping[str, str] | None = None
     context_subset: Mapping[str, str] | None = None
 
-    def to_json(self) -> str:
-        """Return the columns that nobody searches for."""
-        return json.dumps(
-            {
-                "grantee": self.grantee,
-                "operations": self.operations,
-                "issuer": self.issuer,
-                "retiring": self.retiring,
-                "name": self.name,
-                "context_equals": self.context_equals,
-                "context_subset": self.context_subset,
-            }
-        )
+    def to_row(self) -> tuple[str | float, ...]:
+        """Return ``id, key_id, token, created, document``: the last holds what nobody searches for."""
+        document = {
+            "grantee": self.grantee,
+            "operations": self.operations,
+            "issuer": self.issuer,
+            "retiring": self.retiring,
+            "name": self.name,
+            "context_equals": self.context_equals,
+            "context_subset": self.context_subset,
+        }
+        return self.id, self.key_id, self.token, self.created, json.dumps(document)
 
     @classmethod
     def of_row(cls, row: tuple[Any, ...]) -> Self:
-        """Read ``id, key_id, token, created, document``."""
+        """Read what `to_row` gives."""
         *fixed, document = row
         fields = json.loads(document)
         fields["operations"] = tuple(fields["operations"])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from ephemeralml.errors import RejectedError
 from ephemeralml.keyrelease.local import shapes, sigv4
 from ephemeralml.keyrelease.local.audit_log import AuditLog
 from ephemeralml.keyrelease.local.call import Call, Trail
@@ -23,6 +24,7 @@ from ephemeralml.keyrelease.local.operations import OPERATIONS
 from ephemeralml.keyrelease.local.records import Principal
 from ephemeralml.keyrelease.local.sigv4 import SignedRequest
 from ephemeralml.keyrelease.local.state import remember_head
+from ephemeralml.keyrelease.local.state_key import UNSEALABLE
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
 TARGET = "TrentService."
@@ -74,8 +76,11 @@ class Service:
         except ServiceFault as fault:
             status, document = fault.status, _error(fault)
         except Exception as error:  # noqa: BLE001 - one request's fault must reach neither the others nor the client
-            # A row that does not open, a full disk, a bug: the type alone, a message could hold what a client sent.
-            _log.error("an operation failed: %s", type(error).__name__)
+            # A full disk, a bug: the type alone, a message could hold what a client sent. A changed row is named.
+            reason = type(error).__name__
+            if isinstance(error, RejectedError) and error.code == UNSEALABLE:
+                reason, trail.notes["state"] = error.message, UNSEALABLE
+            _log.error("an operation failed: %s", reason)
             status, document = 500, _error(_internal())
         if status != 200:
             trail.error = document["__type"]

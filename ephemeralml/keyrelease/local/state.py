@@ -1,6 +1,6 @@
 """A key server's state folder: made once, opened by one server at a time.
 
-kms.sqlite3   keys, policies, principals; material and secrets sealed
+kms.sqlite3   keys, policies, principals: every row authenticated, material and secrets sealed
 state.key     the key they are sealed under, where it is kept in a file
 audit.jsonl   one line for each request
 credentials/  a file for each principal
@@ -26,6 +26,7 @@ from ephemeralml.keyrelease.local.store import Store
 
 KEY_FILE = "state.key"
 AUTHORITY = "authority"
+AUDIT_HEAD = "audit_head"
 _CHECK = b"this state key opens this state"
 
 
@@ -141,6 +142,7 @@ def _make(folder: Path, source: KeySource, names: Names, now: datetime) -> Path:
         store.note("account", names.account.encode())
         store.note("region", names.region.encode())
         store.note("check", key.seal("meta", "check", 0, _CHECK))
+        store.note(AUDIT_HEAD, Head().encode())
         policies = (principals.ADMINISTRATORS_POLICY,)
         _, path = principals.add(store, names, folder, principals.ADMINISTRATOR, policies=policies, now=now)
     finally:
@@ -156,7 +158,7 @@ def opened(folder: Path, source: KeySource) -> Iterator[State]:
 
     Raises:
         UnavailableError: It is not there.
-        RejectedError: The state key is another one, or a newer version wrote the state.
+        RejectedError: The state key is another one, another version wrote the state, or its account was changed.
         MalformedError: It is damaged.
     """
     connection = Database.open(folder / database.FILE)
@@ -170,27 +172,41 @@ def _unlocked(folder: Path, connection: Database, source: KeySource) -> State:
     noted = dict(connection.rows("SELECT name, value FROM meta"))
     try:
         salt, check = bytes(noted["salt"]), bytes(noted["check"])
-        names = Names(bytes(noted["account"]).decode(), bytes(noted["region"]).decode())
-    except (KeyError, ValueError, TypeError) as error:
-        raise MalformedError("the state's database lacks what --init wrote") from error
+    except (KeyError, TypeError) as error:
+        raise _lacking() from error
     key = StateKey(source.secret(folder, salt, create=False))
     try:
         key.open("meta", "check", 0, check)
     except RejectedError as error:
         raise RejectedError("this is not the state key of this state", code="KMS_STATE_KEY_WRONG") from error
-    return State(folder, Store(connection, key), names)
+    store = Store(connection, key)
+    account, region = store.noted("account"), store.noted("region")
+    if account is None or region is None:
+        raise _lacking()
+    return State(folder, store, Names(account.decode(), region.decode()))
 
 
-def known_head(store: Store) -> Head | None:
-    """Return how far the state remembers its audit log."""
-    noted = store.noted("audit_head")
-    return None if noted is None else Head.decode(noted)
+def _lacking() -> MalformedError:
+    return MalformedError("the state's database lacks what --init wrote")
+
+
+def known_head(store: Store) -> Head:
+    """Return how far the state remembers its audit log.
+
+    Raises:
+        MalformedError: It does not: that was taken away.
+        RejectedError: It was changed.
+    """
+    noted = store.noted(AUDIT_HEAD)
+    if noted is None:
+        raise _lacking()
+    return Head.decode(noted)
 
 
 def remember_head(store: Store, log: AuditLog) -> None:
     """Have the state remember how far its audit log goes, once the log is on disk."""
     log.sync()
-    store.note("audit_head", log.head.encode())
+    store.note(AUDIT_HEAD, log.head.encode())
 
 
 def audit_path(folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """The key under which a key server's secrets rest, and the sealing of single rows.
 
-The state key opens nothing itself: rows, paging marks and backups have keys
-derived from it. A row's place is authenticated with it, so that rows cannot be
-swapped (key-release.md section 8, State).
+The state key opens nothing itself: sealed values, whole rows, paging marks and
+backups have keys derived from it. A row's place is authenticated with it, so
+that rows cannot be swapped (key-release.md section 8, State).
 """
 
 import hashlib
@@ -24,23 +24,26 @@ from ephemeralml.errors import MalformedError, RejectedError, UnavailableError
 KEY_BYTES = 32
 NONCE_BYTES = 12
 SALT_BYTES = 16
+UNSEALABLE = "KMS_STATE_UNSEALABLE"
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 17, 8, 1
 MAX_PASSPHRASE_BYTES = 1_024
 MARK_BYTES = 16
 
+Column = str | bytes | float | None
+"""What SQLite keeps; an int is a float to the type checker, and to `StateKey.tag`."""
 Random = Callable[[int], bytes]
 """Gives random bytes; `os.urandom` but in tests."""
 
 
 class StateKey:
-    """Seals and opens rows.
+    """Seals, opens and authenticates rows.
 
     Args:
         secret: 32 bytes.
         random: Gives nonces.
     """
 
-    __slots__ = ("_export", "_marks", "_random", "_rows")
+    __slots__ = ("_export", "_marks", "_random", "_rows", "_tags")
 
     def __init__(self, secret: bytes, random: Random = os.urandom) -> None:
         if len(secret) != KEY_BYTES:
@@ -49,6 +52,7 @@ class StateKey:
         self._rows = AESGCM(_derived(secret, b"rows"))
         self._export = AESGCM(_derived(secret, b"export"))
         self._marks = _derived(secret, b"marks")
+        self._tags = _derived(secret, b"tags")
 
     def seal(self, table: str, row: str, version: int, data: bytes) -> bytes:
         """Return *data* encrypted for one place alone: nonce, then AES-256-GCM."""
@@ -64,10 +68,15 @@ class StateKey:
         try:
             return self._rows.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _place(table, row, version))
         except (InvalidTag, ValueError) as error:
-            raise RejectedError(
-                f"a sealed row of {table} does not open: another state key, or a changed database",
-                code="KMS_STATE_UNSEALABLE",
-            ) from error
+            raise changed_row(table, row) from error
+
+    def tag(self, table: str, *columns: Column) -> bytes:
+        """Return the authenticator of a whole row: HMAC-SHA-256 over its table and every column, types included."""
+        return hmac.digest(self._tags, lp(table.encode(), *map(_column, columns)), hashlib.sha256)
+
+    def holds(self, tag: object, table: str, *columns: Column) -> bool:
+        """Return whether *tag* is this row's."""
+        return type(tag) is bytes and hmac.compare_digest(tag, self.tag(table, *columns))
 
     def seal_export(self, header: bytes, data: bytes) -> bytes:
         """Return a backup's body, bound to its *header*."""
@@ -84,7 +93,7 @@ class StateKey:
             return self._export.decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], header)
         except (InvalidTag, ValueError) as error:
             raise RejectedError(
-                "the backup does not open: another state key, or changed bytes", code="KMS_STATE_UNSEALABLE"
+                "the backup does not open: another state key, or changed bytes", code=UNSEALABLE
             ) from error
 
     def mark(self, data: bytes) -> bytes:
@@ -97,6 +106,28 @@ class StateKey:
 
 def _derived(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=b"ephemeralml/kms/1/" + purpose).derive(secret)
+
+
+def changed_row(table: str, row: str) -> RejectedError:
+    """Return the error for a row that was not written under this state key, or is not there."""
+    return RejectedError(
+        f"the row {str(row)[:64]!a} of {table} was not written under this state key: the database was changed",
+        code=UNSEALABLE,
+    )
+
+
+def _column(value: Column) -> bytes:
+    """Return a column's value with its type, in one way only."""
+    match value:
+        case None:
+            return b"-"
+        case str():
+            return b"t" + value.encode()
+        case bytes():
+            return b"b" + value
+        case _:
+            # SQLite gives a whole number of a REAL column back as a float.
+            return b"n" + struct.pack(">d", value)
 
 
 def _place(table: str, row: str, version: int) -> bytes:

@@ -343,6 +343,20 @@ class TestPolicies:
         with refused("MalformedPolicyDocumentException"):
             admin.create_key(Policy=text, BypassPolicyLockoutSafetyCheck=True)
 
+    @pytest.mark.parametrize("operator", ["StringIs", "NullIfExists", "ForAllValues:StringEqual"])
+    def test_an_operator_that_kms_does_not_know(
+        self, kms: KmsServer, admin: "KMSClient", key: str, operator: str
+    ) -> None:
+        made = policy(kms)
+        made["Statement"][-1]["Condition"] = {operator: {"aws:userid": "x"}}
+        for bypass in (False, True):
+            asked = {"Policy": json.dumps(made), "BypassPolicyLockoutSafetyCheck": bypass}
+            with refused("MalformedPolicyDocumentException"):
+                admin.put_key_policy(KeyId=key, **asked)  # type: ignore[arg-type] # one of two types each
+            with refused("MalformedPolicyDocumentException"):
+                admin.create_key(**asked)  # type: ignore[arg-type] # as above
+        assert operator not in admin.get_key_policy(KeyId=key)["Policy"]
+
     def test_too_long(self, kms: KmsServer, admin: "KMSClient", key: str) -> None:
         text = json.dumps(policy(kms)) + " " * 32_768
         with refused("LimitExceededException"):
