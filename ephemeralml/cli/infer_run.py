@@ -59,6 +59,8 @@ def ask_once(request: Request) -> None:
     output = console.current()
     output.note(infer_text.verdict_line(reply.receipted))
     if not reply.ok:
+        if lost is not None:
+            output.warning(f"the receipt is not kept: {lost.message}")
         raise _refusal(reply, request.prompt, chosen.task)
     if output.json or not shown:
         document = infer_text.reply_document(reply, session.attested, [str(path) for path in files])

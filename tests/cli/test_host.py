@@ -247,7 +247,7 @@ def test_a_bucket_is_looked_at_before_anything_listens(tmp_path: Path, monkeypat
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         result = _offer(tmp_path, "--package", "s3://nobucket/x")
-        _is_unavailable(result, "cannot look for s3://nobucket/x/manifest.json: there is no such bucket")
+        _is_unavailable(result, " s3://nobucket/x/manifest.json: there is no such bucket")
         result = _offer(tmp_path, "--package", f"a=s3://{BUCKET}/x")
         _is_unavailable(result, f"--package a=s3://{BUCKET}/x: there is no object s3://{BUCKET}/x/manifest.json")
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")

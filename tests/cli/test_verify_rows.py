@@ -11,7 +11,7 @@ from ephemeralml.attestation.verdict import Row, Status
 from ephemeralml.cli.verify_rows import lines_of
 from tests.cli.runner import Result, run
 from tests.fakes.nitro import PCRS, entry, policy_document
-from tests.fakes.receipts import MODELS, RECEIPT_KEY, archive
+from tests.fakes.receipts import MANIFEST, MODELS, RECEIPT_KEY, archive
 from tests.vectors.receipt.lab import OTHER_KEY
 
 KEY = RECEIPT_KEY.public.raw.hex()
@@ -155,3 +155,28 @@ class TestOptions:
         assert result.exit_code == 4
         assert "policy: formats is empty, so nothing could be accepted (POLICY_EMPTY)" in result.stderr
         assert "hint: list the evidence that you accept" in result.stderr
+
+
+class TestWhatANewcomerReads:
+    def test_good_evidence_of_a_receipt_that_does_not_parse(self, tmp_path: Path) -> None:
+        path = archive(RootKind.SOFTWARE).write(tmp_path)
+        bad = tmp_path / "bad.cbor"
+        bad.write_bytes(b"hello")
+        result = verify(bad, "--attestation", f"{path}.att", "--html", tmp_path / "o.html")
+        assert result.exit_code == 4
+        said = " ".join(result.stdout.split())  # long names wrap
+        assert f"evidence {path}.att: of nitro format, not judged: the receipt does not parse" in said
+        assert "of no known format" not in result.stdout + (tmp_path / "o.html").read_text()
+        Path(f"{path}.att").write_bytes(b"nonsense")
+        assert "of no known format" in verify(bad, "--attestation", f"{path}.att").stdout
+
+    def test_each_heading_stands_once(self, tmp_path: Path) -> None:
+        path = archive(RootKind.SOFTWARE).write(tmp_path)
+        Path(f"{path}.manifest.json").write_bytes(MANIFEST)
+        policy = archive(RootKind.SOFTWARE).policy_options(tmp_path)
+        result = verify(path, *policy, "--at", "2026-01-15T12:00:10Z", "--html", tmp_path / "o.html")
+        lines = result.stdout.splitlines()
+        for title in ("receipt: form", "receipt: signature", "receipt: claims", "your demands", "evidence"):
+            assert lines.count(f"  {title}") == 1, title
+        assert (tmp_path / "o.html").read_text().count("Your demands") == 1
+        assert f"wrote {tmp_path / 'o.html'}" in result.stderr.splitlines()

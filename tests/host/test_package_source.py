@@ -106,7 +106,7 @@ def test_a_bucket_that_is_away(
         client = Client(tmp_path / "s")
         assert client.ask("GET", "/package/manifest.json")[0] == 502
         client.close()
-    assert f"cannot read s3://{BUCKET}/x/manifest.json: the connection failed (" in caplog.text
+    assert f"cannot read s3://{BUCKET}/x/manifest.json: the connection " in caplog.text
 
 
 @pytest.mark.parametrize(
