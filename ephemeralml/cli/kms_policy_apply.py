@@ -21,7 +21,6 @@ from ephemeralml.keyrelease.policy.findings import Severity
 from ephemeralml.keyrelease.policy.plan import (
     Phase,
     Plan,
-    parse_policy_file,
     plan_addition,
     plan_again,
     plan_removal,
@@ -33,6 +32,7 @@ from ephemeralml.keyrelease.policy.simulate import World
 if TYPE_CHECKING:
     import rich.console
 
+    from ephemeralml.keyrelease.policy.ask import Whose
     from ephemeralml.keyrelease.policy.live import LiveKey
     from ephemeralml.keyrelease.policy.tuples import ReleaseTuple
 
@@ -51,6 +51,7 @@ class Options:
     package: Path | None
     documents: list[Path] | None
     verify_profile: str | None
+    verify_credentials: Path | None
     wait: float
     state: Path
 
@@ -58,11 +59,13 @@ class Options:
 def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -> None:
     """Plan, show, ask, apply; or go on with an interrupted run."""
     images = _check(options)
+    means = _Means(inputs.documents_of(options.documents), _whose(options))
     if options.phase is None and options.policy is None:
-        _verify_alone(options, endpoint)
+        _verify_alone(options, means, endpoint)
         return
     state = StateFile(options.state)
-    begun = state.load()
+    with inputs.of_file(options.state):
+        begun = state.load()
     live = inputs.live_key(options.key, endpoint)
     try:
         plan = _planned(options, images, live) if begun is None else _resumed(begun, options, images, live)
@@ -72,16 +75,64 @@ def run(options: Options, *, plan_only: bool, yes: bool, endpoint: str | None) -
         if plan_only:
             _show(live.arn, plan, [], "planned")
             return
-        _confirm(live.arn, plan, yes=yes, begun=begun)
-        verify = _verifier(options, live, plan.after, endpoint)
+        verify = _verifier(options, means, live, plan.after, endpoint)
+        if not _confirmed(live.arn, plan, yes=yes, begun=begun):
+            if begun is not None:
+                console.current().warning(
+                    f"the interrupted run stays in {options.state}; its policy may be in force: --verify asks the key"
+                )
+            _show(live.arn, plan, [], "declined", shown=True)
+            return
         started = begun or Run(live.arn, plan.phase, plan.before.text, plan.after.text)
-        with console.current().progress() as progress:
-            rows = apply_run(started, live, state, verify, patience=Patience(seconds=options.wait), progress=progress)
+        rows = _applied(started, live, state, verify, options)
     finally:
         live.close()
-    if any(row.outcome is probes.Outcome.SKIPPED for row in rows):
-        console.current().warning("not every answer was asked for: give --verify-package and --verify-document")
-    _show(live.arn, plan, rows, "applied", images if plan.phase is Phase.ADD else ())
+    _warn_of_skipped(rows, asked=options.package is not None)
+    _show(live.arn, plan, rows, "applied", images if plan.phase is Phase.ADD else (), shown=True)
+
+
+def _applied(
+    run: Run, live: "LiveKey", state: StateFile, verify: Callable[[], list[probes.Row]], options: Options
+) -> list[probes.Row]:
+    """Put the policy and verify it; whoever interrupts that is told where it stands."""
+    try:
+        with console.current().progress() as progress:
+            return apply_run(run, live, state, verify, patience=Patience(seconds=options.wait), progress=progress)
+    except KeyboardInterrupt:
+        console.current().warning(
+            "stopped half-way: the new policy may be in force, not verified; "
+            f"the same command goes on from {state.path}"
+        )
+        raise
+
+
+def _warn_of_skipped(rows: list[probes.Row], *, asked: bool) -> None:
+    """Say which answers nobody asked for, and what they need."""
+    skipped = [row for row in rows if row.outcome is probes.Outcome.SKIPPED]
+    if skipped and not asked:
+        console.current().warning("the key was asked nothing: give --verify-package and --verify-document")
+    elif skipped:
+        missing = "; ".join(f"{row.id}: {row.what}" for row in skipped)
+        console.current().warning(f"not every answer was asked for ({missing}): give more --verify-document")
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What the key is asked with, read before anything is changed."""
+
+    documents: tuple[bytes, ...]
+    whose: "Whose"
+
+
+def _whose(options: Options) -> "Whose":
+    from ephemeralml.keyrelease.policy.ask import MAX_CREDENTIALS_BYTES, Whose
+
+    path = options.verify_credentials
+    if path is None:
+        return Whose(options.verify_profile)
+    data = console.read_file(path, max_bytes=MAX_CREDENTIALS_BYTES, what="credentials")
+    with inputs.of_file(path):
+        return Whose.of_file(data, options.verify_profile)
 
 
 def _check(options: Options) -> tuple["ReleaseTuple", ...]:
@@ -99,17 +150,24 @@ def _check(options: Options) -> tuple["ReleaseTuple", ...]:
         raise console.usage("a phase is about one --tuple", hint="one image at a time, each with its own review")
     if options.phase is None and images:
         raise console.usage("--tuple goes with --phase", hint="the policy in the file says which images it is about")
-    if options.documents and options.package is None:
-        raise console.usage(
-            "--verify-document needs --verify-package", hint="a wrapped key of a package is what the key is asked for"
-        )
+    given = {
+        "document": options.documents,
+        "profile": options.verify_profile,
+        "credentials": options.verify_credentials,
+    }
+    for name, value in given.items():
+        if value and options.package is None:
+            raise console.usage(
+                f"--verify-{name} needs --verify-package",
+                hint="a wrapped key of a package is what the key is asked for",
+            )
     return images
 
 
 def _planned(options: Options, images: tuple["ReleaseTuple", ...], live: "LiveKey") -> Plan:
     before, grants = live.policy(), live.grants()
     if options.policy is not None:
-        return plan_replacement(before, _policy_file(options.policy), grants=grants)
+        return plan_replacement(before, inputs.policy_file(options.policy), grants=grants)
     if options.phase == "remove":
         return plan_removal(before, images[0], grants=grants)
     until = clock.now() + timedelta(days=options.overlap_days)
@@ -124,7 +182,7 @@ def _resumed(begun: Run, options: Options, images: tuple["ReleaseTuple", ...], l
     before, after = KeyPolicy.parse(begun.before), KeyPolicy.parse(begun.after)
     if begun.phase.value != (options.phase or Phase.REPLACE.value):
         raise console.usage(f"the state file is about another change: {begun.phase.value}", hint=hint)
-    if options.policy is not None and not same_policy(_policy_file(options.policy).text, after.text):
+    if options.policy is not None and not same_policy(inputs.policy_file(options.policy).text, after.text):
         raise console.usage("the state file is about another policy than --key-policy", hint=hint)
     console.current().note(f"going on with an interrupted run ({begun.phase.value}, {begun.step.value})")
     if begun.step is Step.ROLLING_BACK:
@@ -132,27 +190,33 @@ def _resumed(begun: Run, options: Options, images: tuple["ReleaseTuple", ...], l
     return plan_again(begun.phase, before, after, images, grants=live.grants())
 
 
-def _policy_file(path: Path) -> KeyPolicy:
-    return parse_policy_file(console.read_file(path, max_bytes=1 << 18, what="key policy"))
-
-
-def _confirm(arn: str, plan: Plan, *, yes: bool, begun: Run | None) -> None:
-    """Show the change and ask whether it is meant."""
-    if yes or (begun is not None and begun.step is Step.ROLLING_BACK):
-        return
-    if not sys.stdin.isatty():
+def _confirmed(arn: str, plan: Plan, *, yes: bool, begun: Run | None) -> bool:
+    """Show the change before it is made, and ask whether it is meant."""
+    if begun is not None and begun.step is Step.ROLLING_BACK:
+        return True
+    if not yes and not sys.stdin.isatty():
         raise console.usage("there is nobody to ask", hint="look at --plan-only, then add --yes")
-    for line in [*plan.diff(), *(f"{one.severity.value} {one.rule.name}: {one.path}" for one in plan.findings)]:
+    for line in [*plan.diff(), *_findings(plan, infos=not yes)]:
         console.say(console.visible(line))
-    typer.confirm(f"put this policy on {arn}?", abort=True, err=True)
+    for line in plan.consequences():
+        console.current().warning(line)
+    return yes or typer.confirm(f"put this policy on {arn}?", err=True)
 
 
-def _verify_alone(options: Options, endpoint: str | None) -> None:
+def _findings(plan: Plan, *, infos: bool = False) -> list[str]:
+    return [
+        f"{one.severity.value} {one.rule.name}: {one.path}"
+        for one in plan.findings
+        if infos or one.severity is not Severity.INFO
+    ]
+
+
+def _verify_alone(options: Options, means: _Means, endpoint: str | None) -> None:
     """Ask the key as it is; exit 3 for a wrong answer, 6 for a question that could not be put."""
     live = inputs.live_key(options.key, endpoint)
     try:
         policy = live.policy()
-        rows = _verifier(options, live, policy, endpoint)()
+        rows = _verifier(options, means, live, policy, endpoint)()
         arn = live.arn
     finally:
         live.close()
@@ -177,19 +241,23 @@ def _rows(rows: list[probes.Row]) -> list[str]:
 
 
 def _verifier(
-    options: Options, live: "LiveKey", policy: KeyPolicy, endpoint: str | None
+    options: Options, means: _Means, live: "LiveKey", policy: KeyPolicy, endpoint: str | None
 ) -> Callable[[], list[probes.Row]]:
-    """Return what asks the key after the change."""
+    """Return what asks the key after the change, having found out that it can.
+
+    Raises:
+        UnavailableError: The credentials that are to ask are none, or are refused.
+    """
     if options.package is None:
         return lambda: probes.skipped("no package to ask with")
     ciphertext, context = inputs.wrapped_for(options.package, live.arn)
-    documents = inputs.documents_of(options.documents)
-    asker = _Asker(live, endpoint, options.verify_profile)
+    asker = _Asker(live, endpoint, means.whose)
+    asker.check()
     grants = live.grants()
 
     def verify() -> list[probes.Row]:
         world = World(policy, live.arn, live.account, clock.now(), grants)
-        probe = probes.Probe(ciphertext, context, asker.principal(policy), documents)
+        probe = probes.Probe(ciphertext, context, asker.principal(policy), means.documents)
         return probes.run(probe, world, asker.decrypt)
 
     return verify
@@ -201,7 +269,13 @@ class _Asker:
 
     live: "LiveKey"
     endpoint: str | None
-    profile: str | None
+    whose: "Whose"
+
+    def check(self) -> None:
+        """Find out whether there are credentials that the service takes."""
+        from ephemeralml.keyrelease.policy.ask import require_credentials
+
+        require_credentials(self.live.arn, endpoint=self.endpoint, whose=self.whose)
 
     def principal(self, policy: KeyPolicy) -> str:
         """Return whom the policy releases to: the role these credentials are said to be of."""
@@ -213,33 +287,35 @@ class _Asker:
         """Send one Decrypt."""
         from ephemeralml.keyrelease.policy.ask import ask_decrypt
 
-        return ask_decrypt(fields, endpoint=self.endpoint, profile=self.profile)
+        return ask_decrypt(fields, endpoint=self.endpoint, whose=self.whose)
 
 
-def _show(arn: str, plan: Plan, rows: list[probes.Row], result: str, added: tuple["ReleaseTuple", ...] = ()) -> None:
-    """Print the result: the change, the answers, and what client policies need now."""
+def _show(
+    arn: str,
+    plan: Plan,
+    rows: list[probes.Row],
+    result: str,
+    added: tuple["ReleaseTuple", ...] = (),
+    *,
+    shown: bool = False,
+) -> None:
+    """Print the result: the change if it was not *shown* yet, the answers, and what client policies need now."""
     document = {
         "schema": "ephemeralml.kms-apply-result/1",
         "key": arn,
         "phase": plan.phase.value,
         "result": result,
         "diff": plan.diff(),
+        "consequences": plan.consequences(),
         "findings": [finding.to_json() for finding in plan.findings],
         "answers": [row.to_json() for row in rows],
         "client_policy_entries": [one.to_json() for one in added],
     }
 
     def text(out: "rich.console.Console") -> None:
-        lines = [
-            *plan.diff(),
-            *(
-                f"{one.severity.value} {one.rule.name}: {one.path}"
-                for one in plan.findings
-                if one.severity is not Severity.INFO
-            ),
-        ]
+        lines = [] if shown else [*plan.diff(), *_findings(plan), *plan.consequences()]
         lines += _rows(rows)
-        lines += [f"{result}: {arn}"]
+        lines += [f"{'nothing was changed' if result == 'declined' else result}: {arn}"]
         lines += ["clients need this entry in their policy too: `ephemeralml policy init`"] if added else []
         out.print("\n".join(map(console.visible, lines)), markup=False, soft_wrap=True)
 

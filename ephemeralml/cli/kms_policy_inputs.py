@@ -1,9 +1,11 @@
 """The inputs of `ephemeralml kms policy`: files and keys to values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ephemeralml.cli import console
 from ephemeralml.errors import MalformedError
@@ -17,6 +19,8 @@ from ephemeralml.keyrelease.policy.tuples import ReleaseTuple, parse_tuples
 
 if TYPE_CHECKING:
     from ephemeralml.keyrelease.policy.simulate import Expectation
+
+Read = TypeVar("Read")
 
 MAX_KEYS_BYTES = 65_536 * 4
 MAX_DOCUMENT_BYTES = 262_144
@@ -34,6 +38,19 @@ class Given:
     key: KeyFacts | None = None
 
 
+@contextmanager
+def of_file(path: Path) -> Iterator[None]:
+    """Name the file in what is wrong with its content.
+
+    Raises:
+        MalformedError: As the block's, with the file's name before it.
+    """
+    try:
+        yield
+    except MalformedError as error:
+        raise MalformedError(f"{str(path)!r}: {error.message}", code=error.code, hint=error.hint) from error
+
+
 def policy_of(text: str, *, endpoint: str | None, grants: Path | None = None, key: Path | None = None) -> Given:
     """Read the policy that KEY|FILE names, with grants and key beside it.
 
@@ -43,12 +60,11 @@ def policy_of(text: str, *, endpoint: str | None, grants: Path | None = None, ke
         UsageError: Neither a file nor the name of a key.
         EphemeralError: What the file or the service says.
     """
-    granted = parse_grants(console.read_file(grants, max_bytes=MAX_BYTES, what="grants")) if grants else None
-    facts = parse_key(console.read_file(key, max_bytes=MAX_BYTES, what="key")) if key else None
+    granted = _parsed(grants, parse_grants, what="grants") if grants else None
+    facts = _parsed(key, parse_key, what="key") if key else None
     if Path(text).is_file():
-        data = console.read_file(Path(text), max_bytes=8 * MAX_POLICY_BYTES, what="key policy")
         arn = facts.arn if facts is not None and facts.arn else None
-        return Given(parse_policy_file(data), text, arn, granted, facts)
+        return Given(policy_file(Path(text)), text, arn, granted, facts)
     live = live_key(text, endpoint)
     try:
         return Given(
@@ -60,6 +76,19 @@ def policy_of(text: str, *, endpoint: str | None, grants: Path | None = None, ke
         )
     finally:
         live.close()
+
+
+def policy_file(path: Path) -> KeyPolicy:
+    """Read a key policy; errors as `policy_of`."""
+    data = console.read_file(path, max_bytes=8 * MAX_POLICY_BYTES, what="key policy")
+    with of_file(path):
+        return parse_policy_file(data)
+
+
+def _parsed(path: Path, parse: Callable[[bytes], Read], *, what: str) -> Read:
+    data = console.read_file(path, max_bytes=MAX_BYTES, what=what)
+    with of_file(path):
+        return parse(data)
 
 
 def live_key(text: str, endpoint: str | None) -> LiveKey:
@@ -83,9 +112,7 @@ def tuples_of(paths: Sequence[Path] | None) -> tuple[ReleaseTuple, ...]:
         MalformedError: No tuple in it.
     """
     return tuple(
-        one
-        for path in paths or ()
-        for one in parse_tuples(console.read_file(path, max_bytes=MAX_BYTES, what="tuple"), name=path.stem[:256])
+        one for path in paths or () for one in _parsed(path, partial(parse_tuples, name=path.stem[:256]), what="tuple")
     )
 
 
@@ -112,10 +139,11 @@ def service_control_policies(paths: Sequence[Path] | None) -> tuple[PolicyDocume
 
 def _identity_policy(path: Path) -> PolicyDocument:
     data = console.read_file(path, max_bytes=MAX_POLICY_BYTES, what="identity policy")
-    try:
-        return PolicyDocument.parse(data.decode())
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"{str(path)!r} is not UTF-8") from error
+    with of_file(path):
+        try:
+            return PolicyDocument.parse(data.decode())
+        except UnicodeDecodeError as error:
+            raise MalformedError("not UTF-8") from error
 
 
 def matrix_of(path: Path | None) -> "Expectation | None":
@@ -125,15 +153,49 @@ def matrix_of(path: Path | None) -> "Expectation | None":
 
     if path is None:
         return None
-    data = console.read_file(path, max_bytes=MAX_BYTES, what="matrix")
-    return parse_matrix(strict_json.parse(data, max_bytes=MAX_BYTES))
+    return _parsed(path, lambda data: parse_matrix(strict_json.parse(data, max_bytes=MAX_BYTES)), what="matrix")
 
 
 def documents_of(paths: Sequence[Path] | None) -> tuple[bytes, ...]:
-    """Read attestation documents."""
-    return tuple(
-        console.read_file(path, max_bytes=MAX_DOCUMENT_BYTES, what="attestation document") for path in paths or ()
-    )
+    """Read attestation documents that a KMS can take: for a release, with certificates that have not ended.
+
+    Raises:
+        UsageError: A file that is not there, or one that no KMS would take.
+        MalformedError: No document in it.
+    """
+    return tuple(_release_document(path) for path in paths or ())
+
+
+def _release_document(path: Path) -> bytes:
+    from ephemeralml import clock
+    from ephemeralml.attestation.nitro.document import parse
+
+    data = console.read_file(path, max_bytes=MAX_DOCUMENT_BYTES, what="attestation document")
+    with of_file(path):
+        document = parse(data)
+    if not _is_rsa(document.public_key):
+        raise console.usage(
+            f"{str(path)!r}: this document has no RSA key; it is a session's, and no KMS releases a key to it",
+            hint="`ephemeralml enclave measure --release-document FILE` makes one that a KMS takes",
+        )
+    ends = min(certificate.not_valid_after_utc for certificate in document.chain)
+    if ends < clock.now():
+        raise console.usage(
+            f"{str(path)!r}: its certificates ended at {clock.format_rfc3339(ends)}, and no KMS takes it any more",
+            hint="make a new one: `ephemeralml enclave measure --release-document FILE`",
+        )
+    return data
+
+
+def _is_rsa(spki: bytes | None) -> bool:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    try:
+        return spki is not None and isinstance(load_der_public_key(spki), RSAPublicKey)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
 
 
 def wrapped_for(path: Path, arn: str) -> tuple[bytes, Mapping[str, str]]:
@@ -146,7 +208,9 @@ def wrapped_for(path: Path, arn: str) -> tuple[bytes, Mapping[str, str]]:
     from ephemeralml.model.keys_file import parse_keys
 
     file = path / "keys.json" if path.is_dir() else path
-    entries: Any = parse_keys(console.read_file(file, max_bytes=MAX_KEYS_BYTES, what="keys.json"))
+    data = console.read_file(file, max_bytes=MAX_KEYS_BYTES, what="keys.json")
+    with of_file(file):
+        entries: Any = parse_keys(data)
     for entry in entries:
         if entry.key.partition(":")[2] == arn:
             return entry.ciphertext, dict(entry.context)

@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 
     from ephemeralml.keyrelease.policy.simulate import Cell
 
+LEGEND = {
+    "A1": "a genuine document of this image",
+    "A2": "a genuine document of another image",
+    "A3": "no document",
+    "A4": "random bytes for a document",
+    "A5": "a document with one bit flipped",
+    "A6": "A1's document again",
+    "A7": "a document of a debug launch, whose registers are zero",
+    "A8": "A1's document, another encryption context",
+    "A9": "a document without an RSA key, such as a session's",
+    "A10": "A1's document, a data key that another key wrapped",
+    "ReEncryptFrom": "move a data key under another key",
+    "CreateGrant": "give somebody the key beside its policy",
+    "PutKeyPolicy": "change the policy",
+    "AfterExpiry": "A1 after the image's end",
+}
+"""What each request of the matrix is."""
 _STYLES = {"error": "bold red", "unproven": "bold yellow", "warning": "yellow", "info": "cyan"}
 
 
@@ -91,7 +108,9 @@ def lint_google(source: str, *, hsm: bool) -> Severity | None:
     from ephemeralml.keyrelease.policy.gcp_lint import lint_export
 
     data = console.read_file(Path(source), max_bytes=MAX_EXPORT_BYTES, what="export")
-    found = lint_export(parse_export(data), hsm=hsm)
+    with inputs.of_file(Path(source)):
+        export = parse_export(data)
+    found = lint_export(export, hsm=hsm)
     show_findings(source, found)
     return worst(found)
 
@@ -201,6 +220,8 @@ def _show_matrix(name: str, cells: Sequence["Cell"]) -> None:
             for request in dict.fromkeys(cell.request for cell in rows):
                 marks = [_mark(next(c for c in rows if c.request == request and c.who == one)) for one in who]
                 _line(out, f"{request:<15}" + "".join(f"{mark:>15}" for mark in marks))
+        for request, what in LEGEND.items():
+            _line(out, f"{request:<15}{what}")
         for cell in wrong:
             wanted = "allowed" if cell.expected else "denied"
             _line(out, f"✗ {cell.image}: {cell.who} {cell.request} should be {wanted}: {cell.answer.reason}", "error")
@@ -218,8 +239,12 @@ def simulate_google(source: str, token: Path) -> ExitCode:
     from ephemeralml.keyrelease.policy.gcp_export import MAX_EXPORT_BYTES, claims_of, parse_export
     from ephemeralml.keyrelease.policy.gcp_simulate import judge
 
-    export = parse_export(console.read_file(Path(source), max_bytes=MAX_EXPORT_BYTES, what="export"))
-    claims = claims_of(console.read_file(token, max_bytes=MAX_EXPORT_BYTES, what="token"))
+    exported = console.read_file(Path(source), max_bytes=MAX_EXPORT_BYTES, what="export")
+    with inputs.of_file(Path(source)):
+        export = parse_export(exported)
+    given = console.read_file(token, max_bytes=MAX_EXPORT_BYTES, what="token")
+    with inputs.of_file(token):
+        claims = claims_of(given)
     judged = judge(export, claims)
     document = {"schema": "ephemeralml.kms-simulate-gcp/1", "policy": source, **judged.to_json()}
     console.current().result(document, lambda out: _line(out, "\n".join(judged.lines())))

@@ -49,6 +49,21 @@ class ReleaseDocuments:
         )
 
 
+def document_to_ask_with(attester: Attester) -> bytes:
+    """Make a document of this very image that a KMS takes, and that opens nothing.
+
+    Its recipient's key is dropped here: what a KMS seals to it stays sealed. So
+    it can be kept, to ask a key whether its policy lets this image in.
+
+    Raises:
+        UnavailableError: The device does not answer, refuses, or did not bind.
+        MalformedError: What it answered is no document.
+    """
+    recipient = RecipientKey.generate()
+    recipient.drop()
+    return ReleaseDocuments(attester, os.urandom(NONCE_BYTES)).attest_release(recipient.spki)
+
+
 @dataclass(frozen=True, slots=True)
 class KeyRelease:
     """Opens packages under the measured rules.

@@ -4,8 +4,11 @@ Imported when a key is used, so that nothing else waits for the SDK.
 """
 
 import ipaddress
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -15,6 +18,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConfigNotFound,
+    ConfigParseError,
     CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
@@ -68,15 +72,67 @@ def connect(region: str, endpoint: str | None, asked: Asked, *, connect: int, re
         read_timeout=read,
         parameter_validation=True,
     )
-    try:
+    with configuring(replace(asked, region=region)):
         return client_of(boto3.session.Session(), region, endpoint, config)
+
+
+@contextmanager
+def configuring(asked: Asked) -> Iterator[None]:
+    """Say what is wrong with the SDK's configuration where the block stumbles over it.
+
+    Raises:
+        UnavailableError: It is; the message names the profile or the file.
+    """
+    try:
+        yield
     except _NO_CREDENTIALS as error:
-        raise faults.credentials_missing(asked) from error
+        raise _unusable(error, asked) from error
+    except ConfigParseError as error:
+        raise faults.KeyUnavailableError(
+            f"the AWS configuration does not parse: {_detail(error, 'path')}",
+            hint="AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name other files",
+        ) from error
     except (BotoCoreError, ValueError) as error:
+        place = f" in {asked.region}" if asked.region else ""
         raise UnavailableError(
-            f"no client for the key service in {region}: {type(error).__name__}",
+            f"no client for the key service{place}: {type(error).__name__}",
             hint="check AWS_PROFILE, AWS_ENDPOINT_URL_KMS and the SDK's configuration",
         ) from error
+
+
+def _unusable(error: Exception, asked: Asked) -> UnavailableError:
+    """Return the error for credentials that cannot even be sent, named as the SDK was told of them."""
+    match error:
+        case ProfileNotFound():
+            return faults.KeyUnavailableError(
+                f"the AWS configuration has no profile {_detail(error, 'profile')}",
+                hint=f"AWS_PROFILE or an option names it; profiles stand in {_files()}",
+            )
+        case ConfigNotFound():
+            return faults.KeyUnavailableError(
+                f"there is no AWS configuration {_detail(error, 'path')}", hint="AWS_CONFIG_FILE names another file"
+            )
+        case PartialCredentialsError():
+            return faults.KeyUnavailableError(
+                f"the AWS credentials lack {_detail(error, 'cred_var')} ({_detail(error, 'provider')})",
+                hint=f"complete them in the environment or in {_files()}",
+            )
+    return faults.credentials_missing(asked)
+
+
+def _detail(error: Exception, name: str) -> str:
+    return repr(str(getattr(error, "kwargs", {}).get(name, ""))[:300])
+
+
+def _files() -> str:
+    """Return where the SDK looks for profiles."""
+    return " and ".join(
+        os.environ.get(variable) or default
+        for variable, default in (
+            ("AWS_CONFIG_FILE", "~/.aws/config"),
+            ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        )
+    )
 
 
 def client_of(session: boto3.session.Session, region: str, endpoint: str | None, config: Config) -> "KMSClient":
@@ -121,12 +177,13 @@ def call(client: "KMSClient", operation: str, asked: Asked, fields: Mapping[str,
         EphemeralError: Anything else: key-release.md section 1.
     """
     require_privacy(client, operation, asked)
+    asked = sent_to(client, asked)
     try:
         answer: dict[str, Any] = getattr(client, operation)(**fields)
     except ClientError as error:
         _refused(error, asked)
     except _NO_CREDENTIALS as error:
-        raise faults.credentials_missing(asked) from error
+        raise _unusable(error, asked) from error
     except SSLError as error:
         raise faults.not_answering(asked, "TLS fails, or its certificate does not verify") from error
     except (HTTPClientError, BotoConnectionError, ResponseParserError) as error:
@@ -137,6 +194,14 @@ def call(client: "KMSClient", operation: str, asked: Asked, fields: Mapping[str,
         # What the SDK's parser raises over JSON of another shape than the service's model has.
         raise faults.response_invalid("it does not parse") from error
     return answer
+
+
+def sent_to(client: "KMSClient", asked: Asked) -> Asked:
+    """Return *asked* with the place that *client* asks at; a URL's user and path are nobody's business."""
+    url = urlsplit(client.meta.endpoint_url)
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    port = f":{url.port}" if url.port is not None else ""
+    return replace(asked, endpoint=f"{url.scheme}://{host}{port}", region=str(client.meta.region_name))
 
 
 def _refused(error: ClientError, asked: Asked) -> NoReturn:

@@ -73,6 +73,16 @@ class Asked:
     pcr0: bytes | None = None
     """The document's image register, where it could be read."""
     context: Mapping[str, str] = field(default_factory=dict)
+    region: str = ""
+    """Where it was sent, as far as that is known: the region it was signed for …"""
+    endpoint: str = ""
+    """… and the service's URL, without a path."""
+
+    @property
+    def place(self) -> str:
+        """Where it was sent, as errors say it; empty where that is not known."""
+        words = [f"at {self.endpoint}"] if self.endpoint else []
+        return " ".join([*words, f"in {self.region}"] if self.region else words)
 
 
 TRANSIENT = frozenset(
@@ -110,11 +120,15 @@ _CREDENTIALS = frozenset(
     }
 )
 _STATES = {
-    "NotFoundException": "does not exist",
-    "DisabledException": "is disabled",
-    "KMSInvalidStateException": "is in a state that forbids its use",
-    "InvalidKeyUsageException": "is not a key for encryption and decryption",
+    "NotFoundException": (
+        "does not exist",
+        "check its name, the account of the credentials, the region and the endpoint",
+    ),
+    "DisabledException": ("is disabled", "an administrator can enable it: aws kms enable-key"),
+    "KMSInvalidStateException": ("is in a state that forbids its use", "aws kms describe-key shows its state"),
+    "InvalidKeyUsageException": ("is not a key for encryption and decryption", "a symmetric key is needed"),
 }
+_SIGNED_FOR = frozenset({"InvalidSignatureException", "SignatureDoesNotMatch"})
 _CIPHERTEXT = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
 NOT_CONFIGURED = "KeyNotConfigured"
 """What the host services answer for a key that their operator did not name; no KMS's name."""
@@ -141,29 +155,45 @@ def from_aws(name: str, asked: Asked, *, state: str | None = None) -> EphemeralE
     if name in _CIPHERTEXT:
         return _explain(Fault.CIPHERTEXT_INVALID, asked, name)
     if name in _STATES:
+        what, hint = _STATES[name]
+        where = f" {asked.place}" if asked.place and name == "NotFoundException" else ""
         suffix = f" ({state})" if state else ""
-        return KeyUnavailableError(
-            f"the key {asked.key} {_STATES[name]}{suffix}", kms_error=name, hint="kms policy lint shows the key's state"
-        )
+        return KeyUnavailableError(f"the key {asked.key} {what}{where}{suffix}", kms_error=name, hint=hint)
     if name in _CREDENTIALS:
         return credentials_missing(asked, name)
     return KeyUnavailableError(f"the key service failed at {asked.action} with {asked.key}: {name}", kms_error=name)
 
 
+def is_about_credentials(name: str) -> bool:
+    """Return whether an error of this name is about who asks, not about what was asked for."""
+    return name in _CREDENTIALS
+
+
 def credentials_missing(asked: Asked, name: str | None = None) -> KeyUnavailableError:
     """Return the error for credentials that are absent, expired or refused."""
     detail = f" ({name})" if name else ""
+    where = f" {asked.place}" if asked.place and name else ""
+    hint = "check the credentials of this machine's role or profile, and its clock"
+    if name in _SIGNED_FOR:
+        hint = "is that the service's region and endpoint? else check the credentials of this machine and its clock"
     return KeyUnavailableError(
-        f"no valid credentials for {asked.action} with {asked.key}{detail}",
-        kms_error=name,
-        hint="check the credentials of this machine's role or profile, and its clock",
+        f"no valid credentials for {asked.action} with {asked.key}{where}{detail}", kms_error=name, hint=hint
+    )
+
+
+def no_endpoint(key: str) -> KeyUnavailableError:
+    """Return the error for a key of a server of one's own, where nothing says where that is."""
+    return KeyUnavailableError(
+        f"no endpoint for {key}",
+        hint="give --kms-endpoint or set AWS_ENDPOINT_URL_KMS to where ephemeralml kms serve listens",
     )
 
 
 def not_answering(asked: Asked, why: str) -> KeyUnavailableError:
     """Return the error for a service that was not reached, *why* in a word or two."""
+    where = f" at {asked.endpoint}" if asked.endpoint else ""
     return KeyUnavailableError(
-        f"the key service did not answer {asked.action} with {asked.key}: {why}",
+        f"the key service{where} did not answer {asked.action} with {asked.key}: {why}",
         hint="check the network and the endpoint",
     )
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 
 from ephemeralml.errors import MalformedError
+from ephemeralml.keyrelease import faults
 from ephemeralml.keyrelease.aws import AwsKms
 from ephemeralml.keyrelease.base import OperatorKeys
-from ephemeralml.keyrelease.faults import KeyUnavailableError
 from ephemeralml.keyrelease.uris import KeyUri, Provider
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL")
@@ -37,9 +37,17 @@ def open_provider(
 
         return GcpKms.of_operator(key)
     variables = os.environ if environment is None else environment
-    if key.provider is Provider.LOCAL and endpoint is None and not any(map(variables.get, _ENDPOINT_VARIABLES)):
-        raise KeyUnavailableError(
-            f"no endpoint for {key}",
-            hint="give --kms-endpoint or set AWS_ENDPOINT_URL_KMS to where ephemeralml kms serve listens",
-        )
+    if key.provider is Provider.LOCAL:
+        require_endpoint(str(key), endpoint, variables)
     return AwsKms(key, endpoint=endpoint)
+
+
+def require_endpoint(key: str, endpoint: str | None, environment: Mapping[str, str] | None = None) -> None:
+    """Refuse a key of a server of one's own where nothing says where that server is.
+
+    Raises:
+        UnavailableError: Neither *endpoint* nor the environment says it.
+    """
+    variables = os.environ if environment is None else environment
+    if endpoint is None and not any(map(variables.get, _ENDPOINT_VARIABLES)):
+        raise faults.no_endpoint(key)

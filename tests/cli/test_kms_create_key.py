@@ -43,9 +43,11 @@ def test_a_key_with_an_alias(server: KmsServer, policy: Path, monkeypatch: pytes
     assert kms.get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"]
     stored = json.loads(kms.get_key_policy(KeyId=arn)["Policy"])
     assert stored == json.loads(policy.read_text())
+    keys = len(kms.list_keys()["Keys"])
     again = run("kms", "create-key", "--key-policy", policy, "--alias", "models")
-    assert again.exit_code == 5
-    assert "was made, but:" in again.stderr
+    assert again.exit_code == 2
+    assert f"alias/models is the name of {arn} already; no key was made" in again.stderr
+    assert len(kms.list_keys()["Keys"]) == keys
 
 
 def test_it_prints_what_encrypt_takes(server: KmsServer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,7 +263,7 @@ def test_no_credentials(kms: Callable[[str], AwsKms], monkeypatch: pytest.Monkey
 
 def test_a_profile_that_does_not_exist(kms: Callable[[str], AwsKms], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert "no valid credentials" in failure(lambda: released(kms("http://127.0.0.1:9"))).message
+    assert "no profile 'nobody'" in failure(lambda: released(kms("http://127.0.0.1:9"))).message
 
 
 def test_an_endpoint_that_is_no_url(kms: Callable[[str], AwsKms]) -> None:

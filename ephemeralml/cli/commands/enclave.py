@@ -12,6 +12,7 @@ from ephemeralml.cli.exit_codes import Exit, ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ephemeralml.enclave.config import RuntimeConfig
     from ephemeralml.enclave.measured import Difference
 
 app = typer.Typer(no_args_is_help=True, help="The runtime inside the TEE.")
@@ -73,6 +74,19 @@ _Services = Annotated[
 _PackageName = Annotated[
     list[str] | None,
     typer.Option("--package-name", metavar="NAME", help="A package's name there; repeatable. Default: one without"),
+]
+
+
+_Expect = Annotated[
+    Path | None, typer.Option("--expect", metavar="FILE", help="Compare with the measurements in this JSON document.")
+]
+_ReleaseDocument = Annotated[
+    Path | None,
+    typer.Option(
+        "--release-document",
+        metavar="FILE",
+        help="Also write an attestation document to verify a key policy with: kms policy apply --verify-document.",
+    ),
 ]
 
 
@@ -162,10 +176,9 @@ def run(
 def measure(
     config: _Config,
     authority: _Authority = None,
-    expect: Annotated[
-        Path | None,
-        typer.Option("--expect", metavar="FILE", help="Compare with the measurements in this JSON document."),
-    ] = None,
+    expect: _Expect = None,
+    release_document: _ReleaseDocument = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the document's file.")] = False,
 ) -> None:
     """Print this enclave's measurements, and compare them with those expected.
 
@@ -184,7 +197,12 @@ def measure(
         wanted = measured.parse_expected(data)
     parsed = RuntimeConfig.load(config)
     folder = enclave_inputs.find_authority(config, parsed.attester, authority)
+    if release_document is not None:
+        enclave_inputs.require_attester_inputs(config, parsed.attester, authority, None)
+        console.check_writable(release_document, force=force)
     registers = measured.registers(parsed, authority=folder)
+    if release_document is not None:
+        console.write_file(release_document, _release_document(parsed, folder), force=force)
     if folder is None and parsed.attester == "local":
         console.current().note("no software authority: without --authority there is no root and no pcr4")
     found = None if wanted is None else measured.differences(registers, wanted)
@@ -199,10 +217,22 @@ def measure(
         "differences": [
             {"register": item.slot, "expected": item.expected, "actual": item.actual} for item in found or []
         ],
+        "release_document": str(release_document) if release_document is not None else None,
     }
     console.current().result(document, lambda out: _show_measurements(out, document, found))
     if found:
         raise Exit(ExitCode.REJECTED)
+
+
+def _release_document(config: "RuntimeConfig", authority: Path | None) -> bytes:
+    from ephemeralml.enclave import release
+    from ephemeralml.enclave.attesters.opening import open_attester
+
+    attester = open_attester(config, authority=authority)
+    try:
+        return release.document_to_ask_with(attester)
+    finally:
+        attester.close()
 
 
 def _require_file(path: Path) -> None:
@@ -225,6 +255,8 @@ def _show_measurements(out: "Console", document: dict[str, Any], found: "list[Di
     out.print(f"config sha256 {document['config_sha256']}", markup=False, soft_wrap=True)
     if document["root"] is not None:
         out.print(f"root {document['root']}", markup=False, soft_wrap=True)
+    if document["release_document"] is not None:
+        out.print(f"written {document['release_document']}", markup=False, soft_wrap=True)
     for item in found or []:
         out.print(f"✗ {item.slot} expected {item.expected}", markup=False, soft_wrap=True)
     if found is not None:

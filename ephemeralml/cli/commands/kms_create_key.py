@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from ephemeralml.cli import console
+
+if TYPE_CHECKING:
+    from ephemeralml.keyrelease.faults import Asked
 
 _VARIABLES = ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL")
 
@@ -29,27 +32,37 @@ def create_key(
     """
     from contextlib import closing
 
+    from ephemeralml.cli.kms_policy_inputs import of_file
     from ephemeralml.keyrelease import aws_client, new_key
     from ephemeralml.keyrelease.faults import Asked
     from ephemeralml.keyrelease.policy.document import MAX_POLICY_BYTES
     from ephemeralml.keyrelease.policy.plan import parse_policy_file
     from ephemeralml.keyrelease.uris import Provider
 
-    parsed = parse_policy_file(console.read_file(key_policy, max_bytes=8 * MAX_POLICY_BYTES, what="key policy"))
-    region = _region()
+    data = console.read_file(key_policy, max_bytes=8 * MAX_POLICY_BYTES, what="key policy")
+    with of_file(key_policy):
+        parsed = parse_policy_file(data)
     name = alias if alias is None or alias.startswith("alias/") else f"alias/{alias}"
     asked = Asked("CreateKey", "a new key")
+    region = _region(asked)
     with closing(aws_client.connect(region, kms_endpoint, asked, connect=3, read=7)) as client:
+        if name is not None and (taken := new_key.alias_target(client, name)) is not None:
+            raise console.usage(
+                f"{name} is the name of {taken} already; no key was made", hint="choose another --alias"
+            )
         arn = new_key.create_key(client, parsed, description=description, alias=name)
     uri = f"{Provider.LOCAL if _is_local(kms_endpoint) else Provider.AWS_KMS}:{arn}"
     document = {"schema": "ephemeralml.kms-key/1", "key": uri, "arn": arn, "alias": name}
     console.current().result(document, lambda out: out.print(uri, markup=False, highlight=False, soft_wrap=True))
 
 
-def _region() -> str:
+def _region(asked: "Asked") -> str:
     import boto3
 
-    region = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
+    from ephemeralml.keyrelease import aws_client
+
+    with aws_client.configuring(asked):
+        region = os.environ.get("AWS_REGION") or boto3.session.Session().region_name
     if not region:
         raise console.usage("no region for the key", hint="set AWS_DEFAULT_REGION; `kms serve` calls its own local")
     return region

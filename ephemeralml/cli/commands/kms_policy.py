@@ -27,6 +27,9 @@ _Identity = Annotated[
 _Administrators = Annotated[list[str] | None, typer.Option(metavar="ARN", help="Who administers the key; repeatable.")]
 _Publishers = Annotated[list[str] | None, typer.Option(metavar="ARN", help="Who wraps models under it; repeatable.")]
 _Parents = Annotated[list[str] | None, typer.Option(metavar="ARN", help="The role of the enclaves' host; repeatable.")]
+_Phase = Annotated[
+    str | None, typer.Option(metavar="add|remove", help="Let the --tuple in beside the others, or take it out.")
+]
 _VerifyPackage = Annotated[
     Path | None, typer.Option(metavar="DIR", help="A package wrapped under the key, to verify with.")
 ]
@@ -36,6 +39,12 @@ _VerifyDocuments = Annotated[
 ]
 _VerifyProfile = Annotated[
     str | None, typer.Option(metavar="NAME", help="AWS profile of the host's role. Default: the present one")
+]
+_VerifyCredentials = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Credentials of the host's role, in AWS's format; --verify-profile: its section."
+    ),
 ]
 _Wait = Annotated[
     float, typer.Option(metavar="SECONDS", min=0, max=3_600, help="How long the service may take to follow.")
@@ -175,9 +184,7 @@ def simulate(
 def apply_(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The key: ARN, alias, id or URI.")],
     *,
-    phase: Annotated[
-        str | None, typer.Option(metavar="add|remove", help="Let the --tuple in beside the others, or take it out.")
-    ] = None,
+    phase: _Phase = None,
     tuple_: _Tuples = None,
     key_policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Put this whole policy instead of a phase, such as the first.")
@@ -192,6 +199,7 @@ def apply_(
     verify_package: _VerifyPackage = None,
     verify_document: _VerifyDocuments = None,
     verify_profile: _VerifyProfile = None,
+    verify_credentials: _VerifyCredentials = None,
     wait: _Wait = 60.0,
     state_file: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the run stands, for going on after an interruption.")
@@ -221,6 +229,7 @@ def apply_(
             package=verify_package,
             documents=verify_document,
             verify_profile=verify_profile,
+            verify_credentials=verify_credentials,
             wait=wait,
             state=state_file,
         ),

@@ -208,23 +208,49 @@ def apply(
         watch.step("putting the key policy")
         try:
             key.put(run.after)
-        except RejectedError as error:
-            if error.code == REFUSED:
+        except EphemeralError as error:
+            if isinstance(error, RejectedError) and error.code == REFUSED:
                 state.remove()  # nothing was changed, and the same again would be refused again
-            raise
+                raise
+            raise _unfinished(error, state, _in_force(run, key)) from error
     run = replace(run, step=Step.PUT)
-    state.save(run)
-    # 3.
-    watch.step("reading it back")
-    if not _settles(lambda: same_policy(key.policy().text, run.after), wait):
+    try:
+        state.save(run)
+        # 3.
+        watch.step("reading it back")
+        there = _settles(lambda: same_policy(key.policy().text, run.after), wait)
+        # 4.
+        watch.step("asking the key")
+        rows = _asked(verify, wait) if there else []
+    except EphemeralError as error:
+        raise _unfinished(error, state, "the new policy is in force, and not verified") from error
+    if not there:
         raise _changed(run, state)
-    # 4.
-    watch.step("asking the key")
-    rows = _asked(verify, wait)
     if failed(rows):
         raise _roll_back(run, key, state, failed(rows), wait)
     state.remove()
     return rows
+
+
+def _in_force(run: Run, key: Key) -> str:
+    try:
+        present = key.policy().text
+    except EphemeralError:
+        return "it is not known whether the new policy is in force"
+    if same_policy(present, run.after):
+        return "the new policy is in force, and not verified"
+    return "the old policy is in force" if same_policy(present, run.before) else "another policy is in force"
+
+
+def _unfinished(error: EphemeralError, state: StateFile, where: str) -> EphemeralError:
+    """Return the error of a run that stops here, with what it leaves behind."""
+    again = f"once that is mended the same command goes on from {str(state.path)!r}"
+    message, hint = f"{error.message}; {where}", f"{error.hint}; {again}" if error.hint else again
+    if isinstance(error, RejectedError):
+        return RejectedError(message, code=error.code, hint=hint)
+    if isinstance(error, MalformedError):
+        return MalformedError(message, code=error.code, hint=hint)
+    return UnavailableError(message, hint=hint)
 
 
 def _changed(run: Run, state: StateFile) -> RejectedError:

@@ -12,6 +12,7 @@ from ephemeralml.keyrelease.policy.document import KeyPolicy, PolicyDocument
 from ephemeralml.keyrelease.policy.evaluate import Grant
 from ephemeralml.keyrelease.policy.findings import Finding, Severity
 from ephemeralml.keyrelease.policy.key_facts import KeyFacts
+from ephemeralml.keyrelease.policy.lint_actions import unknown_actions
 from ephemeralml.keyrelease.policy.lint_around import grants, key_facts, policy_writers
 from ephemeralml.keyrelease.policy.lint_conditions import (
     cross_products,
@@ -73,6 +74,7 @@ def lint(subject: Subject) -> tuple[Finding, ...]:
         *key_facts(subject.key),
         *unproven(policy, subject.identity_policies),
         *useless_conditions(policy),
+        *unknown_actions(policy),
     ]
     return tuple(sorted(found, key=lambda finding: (_ORDER.index(finding.severity), finding.rule.name)))
 

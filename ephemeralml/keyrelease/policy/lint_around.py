@@ -101,7 +101,9 @@ def _who_and_when(policy: KeyPolicy) -> Finding:
     text = f"the policy can be changed by {', '.join(who)}" if who else "nobody can change the policy"
     alone = not delegated and len(named) < 2
     fix = (
-        "if that one role is lost, only AWS support can help: consider a second one" if alone else "watch PutKeyPolicy"
+        "if that one role is lost, nobody can change it any more (on AWS: ask AWS support): consider a second one"
+        if alone
+        else "watch PutKeyPolicy"
     )
     return Finding(Rule.K17, Severity.INFO, "", "; ".join([text, *ends]), fix)
 

@@ -12,6 +12,7 @@ from ephemeralml.keyrelease.policy.document import KeyPolicy
 from ephemeralml.keyrelease.policy.evaluate import Grant
 from ephemeralml.keyrelease.policy.key_facts import KeyFacts, grant_of
 from ephemeralml.keyrelease.policy.plan import REFUSED
+from ephemeralml.keyrelease.providers import require_endpoint
 from ephemeralml.keyrelease.retries import RetryRules
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_GRANTS = 50_000
 _NAME = re.compile(
-    r"(?:(?:aws-kms|local):)?(arn:aws[a-z-]*:kms:([a-z0-9-]+):(\d{12}):(?:key|alias)/[A-Za-z0-9/_-]{1,256})"
+    r"(?:(?:aws-kms|(local)):)?(arn:aws[a-z-]*:kms:([a-z0-9-]+):(\d{12}):(?:key|alias)/[A-Za-z0-9/_-]{1,256})"
     r"|(alias/[A-Za-z0-9/_-]{1,250})"
     r"|([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})",
     re.ASCII,
@@ -52,8 +53,10 @@ class LiveKey:
         found = _NAME.fullmatch(name)
         if found is None:
             raise ValueError(f"no name of a key: {name[:80]!a}")
-        self._name = next(group for group in (found[1], found[4], found[5]) if group)
-        self._region = found[2]
+        self._name = next(group for group in (found[2], found[5], found[6]) if group)
+        self._own = found[1] is not None
+        """Whether it is a key of a server of one's own, which AWS knows nothing of."""
+        self._region = found[3]
         self._endpoint = endpoint
         self._client = client
         self._retries = retries or RetryRules()
@@ -131,6 +134,8 @@ class LiveKey:
 
         asked = Asked(action, self._name)
         if self._client is None:
+            if self._own:
+                require_endpoint(f"local:{self._name}", self._endpoint)
             self._client = aws_client.connect(self._where(), self._endpoint, asked, connect=3, read=7)
         client = self._client
         try:

@@ -58,6 +58,29 @@ class Plan:
         before, after = (_pretty(policy.text).splitlines() for policy in (self.before, self.after))
         return list(difflib.unified_diff(before, after, "key policy now", "key policy then", lineterm=""))
 
+    def consequences(self) -> list[str]:
+        """Return what the change means for those who get the key now, one plain sentence each."""
+        old, new = _release_places(self.before), _release_places(self.after)
+        if old and not new:
+            return ["this closes the key: no image gets it afterwards, until one is added"]
+        if self.phase is not Phase.ADD:
+            return []
+        # An addition changes nothing of what stands before it but the dates.
+        ending: dict[str, list[str]] = {}
+        for place in old:
+            before, after = self.before.statements[place], self.after.statements[place]
+            if (end := _ends(after)) is not None and end != _ends(before):
+                ending.setdefault(end, []).append(after.name)
+        return [
+            f"the images of {', '.join(names)} get the key until {end}, and no longer (--overlap-days)"
+            for end, names in ending.items()
+        ]
+
+
+def _ends(statement: Statement) -> str | None:
+    found = (clause.values for clause in statement.clauses if clause.operator.name.startswith("DateLess"))
+    return next((values[0] for values in found if values), None)
+
 
 def same_policy(one: str, other: str) -> bool:
     """Return whether two policies say the same, whatever their spaces."""

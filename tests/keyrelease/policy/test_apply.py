@@ -131,8 +131,9 @@ def test_no_answer_to_the_questions_is_no_reason_to_roll_back(state: StateFile) 
         raise UnavailableError("no answer")
 
     kms = Kms()
-    with pytest.raises(UnavailableError):
+    with pytest.raises(UnavailableError, match="no answer; the new policy is in force, and not verified") as caught:
         apply(RUN, kms, state, silent, patience=quick())
+    assert str(caught.value.hint).endswith(f"the same command goes on from {str(state.path)!r}")
     assert same_policy(kms.stored, RUN.after)
     begun = state.load()
     assert begun is not None
@@ -152,6 +153,28 @@ def test_a_policy_that_the_service_refuses_leaves_nothing_to_go_on_with(
     with pytest.raises(RejectedError, match="no"):
         go(kms, state)
     assert (state.load() is not None) is left
+
+
+@pytest.mark.parametrize("raised", [UnavailableError("no answer"), MalformedError("no answer", code="X")])
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [(RUN.before, "the old policy is in force"), (RUN.after, "the new policy is in force"), (OTHER, "another policy")],
+)
+def test_a_put_that_fails_says_which_policy_is_in_force(
+    state: StateFile, raised: EphemeralError, stored: str, words: str
+) -> None:
+    kms = Kms()
+
+    def fail() -> None:
+        kms.stored = stored
+        raise raised
+
+    kms.then = fail
+    with pytest.raises(type(raised), match=f"no answer; {words}"):
+        go(kms, state)
+    kms.stored, kms.fail_at = RUN.before, kms.calls + 3  # and so does looking at it
+    with pytest.raises(type(raised), match="it is not known whether the new policy is in force"):
+        go(kms, state)
 
 
 def test_somebody_elses_change_is_left_alone(state: StateFile) -> None:

@@ -76,7 +76,7 @@ def test_who_can_change_the_policy_and_what_ends_is_always_said() -> None:
     assert found.rule is Rule.K17
     assert "role/kms-admin" in found.path
     assert "Release1 ends 2027-01-01T00:00:00Z" in found.path
-    assert "only AWS support" in found.fix
+    assert "ask AWS support" in found.fix
 
 
 @pytest.mark.parametrize(
