@@ -209,6 +209,11 @@ def _roots(trust: str, authority: Path) -> TrustRoots:
     if trust == "aws":
         return AWS_NITRO
     path = authority / ROOT_CERTIFICATE if trust == "local" else Path(trust)
+    if trust == "local" and not path.is_file():
+        raise console.usage(
+            f"there is no software root {str(path)!r}",
+            hint="name its folder with --authority DIR (a backup has none; root.der is enough), or --trust aws",
+        )
     data = console.read_file(path, max_bytes=MAX_ROOTS_BYTES, what="the trust roots")
     try:
         ders = _certificates(data)

@@ -195,6 +195,7 @@ class TestRefusals:
         result = serve(server.state, "--authority", tmp_path, "--listen", "127.0.0.1:0")
         assert result.exit_code == 2
         assert "root.der" in result.stderr
+        assert "--authority DIR" in result.stderr
 
     def test_init_twice(self, server: KmsServer) -> None:
         result = serve(server.state, "--init", "--trust", "aws")
@@ -240,7 +241,10 @@ def test_add_principal_ends(server: KmsServer) -> None:
     again = serve(server.state, "--add-principal", "late")
     assert again.exit_code == 5
     assert path.read_text().split()[-1] == secret
-    assert serve(server.state, "--add-principal", "a/b").exit_code == 4
+    for name in ("a/b", "arn:aws:iam::1:role/x"):
+        refused = serve(server.state, "--add-principal", name)
+        assert refused.exit_code == 2
+        assert f"--add-principal '{name}'" in refused.stderr
 
 
 def test_verify_audit(server: KmsServer, tmp_path: Path) -> None:
@@ -274,12 +278,18 @@ def test_export_and_import(server: KmsServer, tmp_path: Path) -> None:
     assert backup.stat().st_mode & 0o777 == 0o600
     assert serve(server.state, "--export", backup).exit_code == 2
     key = server.state / "state.key"
-    assert serve(other, "--import", backup).exit_code == 5
+    keyless = serve(other, "--import", backup)
+    assert keyless.exit_code == 5
+    assert "--state-key file:OLD/state.key" in keyless.stderr
+    assert not other.exists()
     assert serve(other, "--import", backup, "--state-key", f"file:{key}", "--json").exit_code == 0
     assert serve(other, "--import", backup, "--state-key", f"file:{key}").exit_code == 5
     (other / "state.key").write_bytes(key.read_bytes())
     (other / "state.key").chmod(0o600)
-    (other / "credentials").symlink_to(server.state / "credentials")
+    for name in ("administrator", "parent"):
+        written, before = other / "credentials" / name, server.state / "credentials" / name
+        assert written.read_bytes() == before.read_bytes()
+        assert written.stat().st_mode & 0o777 == 0o600
     restored = KmsServer(other, ("--trust", "aws"))
     try:
         restored.start()
@@ -291,7 +301,34 @@ def test_export_and_import(server: KmsServer, tmp_path: Path) -> None:
     backup.write_bytes(changed[:-1] + bytes([changed[-1] ^ 1]))
     assert serve(tmp_path / "third", "--import", backup, "--state-key", f"file:{key}").exit_code == 3
     backup.write_bytes(b"x")
-    assert serve(tmp_path / "third", "--import", backup, "--state-key", f"file:{key}").exit_code == 4
+    assert serve(tmp_path / "third" / "a", "--import", backup, "--state-key", f"file:{key}").exit_code == 4
+    assert not (tmp_path / "third").exists()
+
+
+def test_what_is_restored_serves_with_the_old_root(server: KmsServer, tmp_path: Path) -> None:
+    backup, other = tmp_path / "backup", tmp_path / "restored"
+    key = f"file:{server.state / 'state.key'}"
+    assert serve(server.state, "--export", backup).exit_code == 0
+    assert "--authority DIR" in serve(other, "--import", backup, "--state-key", key).stderr
+    refused = serve(other, "--state-key", key, "--listen", "127.0.0.1:0")
+    assert refused.exit_code == 2
+    assert "a backup has none" in refused.stderr
+    restored = KmsServer(other, ("--state-key", key, "--authority", str(server.authority_folder)))
+    try:
+        restored.start()
+        assert restored.client().list_keys()["Keys"]
+    finally:
+        restored.stop()
+
+
+def test_a_passphrase_that_others_may_read(tmp_path: Path) -> None:
+    phrase = tmp_path / "phrase"
+    phrase.write_text("correct horse\n")
+    phrase.chmod(0o644)
+    refused = serve(tmp_path / "state", "--init", "--state-key", f"passphrase:{phrase}")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"chmod 600 {phrase}" in refused.stderr
+    assert not (tmp_path / "state").exists()
 
 
 def test_an_authority_and_roots_of_ones_own(server: KmsServer, tmp_path: Path) -> None:
