@@ -116,3 +116,26 @@ def test_where_packages_will_look_for_it(endpoint: str | None, local: bool, monk
     for name in ("AWS_ENDPOINT_URL_KMS", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     assert _is_local(endpoint) is local
+
+
+def test_an_alias_of_a_key_that_is_hidden(server: KmsServer, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key may not be described; the account's list names it all the same."""
+    _as(server, "administrator", monkeypatch)
+    kms = server.client()
+    actions = ["kms:PutKeyPolicy", "kms:CreateAlias"]
+    who = {"AWS": server.arn("administrator")}
+    hidden = {"Effect": "Allow", "Principal": who, "Action": actions, "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": hidden})
+    target = kms.create_key(Policy=document)["KeyMetadata"]["KeyId"]
+    kms.create_alias(AliasName="alias/hidden", TargetKeyId=target)
+    for _ in range(2):  # more than a page of them
+        other = kms.create_key()["KeyMetadata"]["KeyId"]
+        for number in range(30):
+            kms.create_alias(AliasName=f"alias/{other}-{number}", TargetKeyId=other)
+    taken = run("kms", "create-key", "--key-policy", policy, "--alias", "hidden")
+    assert taken.exit_code == 2
+    assert f"alias/hidden is the name of {target} already" in taken.stderr
+    _as(server, "publisher", monkeypatch)
+    nobody = run("kms", "create-key", "--key-policy", policy, "--alias", "hidden")
+    assert nobody.exit_code == 5
+    assert "kms:CreateKey" in nobody.stderr
