@@ -59,6 +59,16 @@ def existing(path: Path, *, folder: bool = False) -> None:
         raise console.usage(f"{str(path)!r} is no folder", hint="a package is a folder with a manifest.json")
 
 
+def packaged(path: Path) -> None:
+    """Refuse a folder that is there and is no package: a plaintext model most of all."""
+    existing(path, folder=True)
+    if not os.path.lexists(path / "manifest.json") and not os.path.lexists(path / "blobs"):
+        raise console.usage(
+            f"{str(path)!r} is no package: it has no manifest.json",
+            hint="`ephemeralml model encrypt` makes a package of a plaintext model",
+        )
+
+
 def free(out: Path, *, force: bool) -> None:
     """Refuse a destination that exists; the packager itself replaces nothing but packages."""
     if os.path.lexists(out) and not force:

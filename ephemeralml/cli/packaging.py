@@ -3,12 +3,44 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ephemeralml.cli import console
-from ephemeralml.errors import UnavailableError
+from ephemeralml.cli.data_keys import KeptKeys, publishing_denied
+from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.model.manifest import Manifest, Suite
 from ephemeralml.model.package import Package
 from ephemeralml.model.package_keys import read_keys
+
+if TYPE_CHECKING:
+    from ephemeralml.keyrelease.base import OperatorKeys
+    from ephemeralml.model.create import PackageRequest
+
+
+def make_package(
+    model: Path,
+    out: Path,
+    request: "PackageRequest",
+    keys: "OperatorKeys | None",
+    *,
+    keep_dek: Path | None,
+    force: bool,
+) -> Manifest:
+    """Make the package, and write its data key to *keep_dek* if that is wanted."""
+    from ephemeralml.model.create import create_package
+
+    kept = None if keys is None or keep_dek is None else KeptKeys(keys, keep_dek, force=force)
+    try:
+        with console.current().progress() as progress:
+            made = create_package(model, out, request, key_source=kept or keys, replace=force, progress=progress)
+        if kept is not None:
+            kept.write()
+    except RejectedError as error:
+        raise publishing_denied(error, request.model_id, str(request.version)) from error.__cause__
+    finally:
+        if kept is not None:
+            kept.forget()
+    return made
 
 
 def report_package(out: Path, made: Manifest) -> None:

@@ -156,6 +156,40 @@ class AwsKms:
             wipe_bytes(plaintext)
         return self._wrapped(answer, pairs)
 
+    def near(self, wrapped: WrappedKey) -> bool:
+        """Return whether *wrapped* is of a key that the same service has: what `re_encrypt` takes."""
+        try:
+            source = KeyUri.parse(wrapped.key)
+        except MalformedError:
+            return False
+        return (source.provider, source.region) == (self._uri.provider, self._uri.region)
+
+    def re_encrypt(self, wrapped: WrappedKey, context: EncryptionContext) -> WrappedKey:
+        """Have the service move a data key from its key to this one, under *context*; nobody here sees it.
+
+        Raises:
+            MalformedError: An entry of another service, or a context that no KMS takes.
+            RejectedError: Refused (KEY_RELEASE_DENIED: ReEncryptFrom on the one key
+                and ReEncryptTo on the other are needed), or the answer must not be used.
+            UnavailableError: A key, the service or the credentials are missing.
+        """
+        old, new, key = checked_context(wrapped.context), checked_context(context), self._key()
+        source = KeyUri.parse(wrapped.key)
+        if not self.near(wrapped) or not 1 <= len(wrapped.ciphertext) <= MAX_WRAPPED_BYTES:
+            raise MalformedError(f"a wrapped key of {wrapped.key[:200]!a} cannot be moved to {key}")
+        answer = self._call(
+            "re_encrypt",
+            Asked("ReEncrypt", str(key), context=new),
+            CiphertextBlob=wrapped.ciphertext,
+            SourceKeyId=source.resource,
+            SourceEncryptionContext=old,
+            DestinationKeyId=key.resource,
+            DestinationEncryptionContext=new,
+        )
+        if answer.get("SourceKeyId") != source.resource:
+            raise faults.response_invalid("it names another source key than the one asked for")
+        return self._wrapped(answer, new)
+
     def decrypt_plain(self, wrapped: WrappedKey) -> SecretBytes:
         """Have the key in the clear, without attestation, where the key's policy lets an operator.
 

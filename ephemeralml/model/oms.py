@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from ephemeralml.model.manifest import MAX_FILES
 from ephemeralml.model.paths import check_path
 
 MAX_BUNDLE_BYTES = 16 << 20
+MAX_KEY_BYTES = 16 << 10
+_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -79,7 +81,7 @@ def verify_upstream(model: Path, bundle: Path, trust: Trust, *, uncovered: froze
     files = _files(statement, lone=None if model.is_dir() else model.name)
     # 3
     with _copied(data) as copy:
-        _check_signature(model, copy, trust, uncovered)
+        _check_signature(model, copy, trust, files, uncovered)
     return Upstream(hashlib.sha256(data).digest(), files, uncovered)
 
 
@@ -97,6 +99,8 @@ def sign_upstream(model: Path, bundle: Path, private_key: Path) -> None:
             cannot be read or written.
     """
     hashing, signing, _ = _library()
+    _check_private(private_key)
+    _check_plain(model)
     try:
         with redirect_stdout(io.StringIO()):
             chosen = hashing.Config().set_ignored_paths(paths=(), ignore_git_paths=False)
@@ -106,12 +110,13 @@ def sign_upstream(model: Path, bundle: Path, private_key: Path) -> None:
         raise UnavailableError(f"cannot sign {str(model)!r}: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise MalformedError(
-            f"cannot sign {str(model)!r} with {str(private_key)!r}: {_said(error)}",
-            hint="an OpenSSF model signature takes an unencrypted EC key in PEM: P-256, P-384 or P-521",
+            f"cannot sign {str(model)!r} with {str(private_key)!r}", hint="a model is a folder of plain files, or one"
         ) from error
 
 
-def _check_signature(model: Path, bundle: Path, trust: Trust, uncovered: frozenset[str]) -> None:
+def _check_signature(
+    model: Path, bundle: Path, trust: Trust, files: Mapping[str, bytes], uncovered: frozenset[str]
+) -> None:
     from cryptography.exceptions import InvalidSignature
 
     config = _verifier(trust, uncovered)
@@ -125,13 +130,21 @@ def _check_signature(model: Path, bundle: Path, trust: Trust, uncovered: frozens
         raise UnavailableError(f"cannot verify the upstream signature: {error.strerror or 'no network'}") from error
     except InvalidSignature as error:
         raise _invalid("the signature does not fit the statement") from error
-    except (refusal, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise _invalid(_said(error)) from error
+    except refusal as error:
+        raise _invalid(f"Sigstore says {_said(error)!a}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if str(error).startswith("Key mismatch"):
+            raise _invalid("another key made it", hint="is --oms-key the key of whoever signed?") from error
+        raise _invalid(
+            _difference(model, files, uncovered) or "the signature is damaged, or of another kind"
+        ) from error
 
 
 def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
     hashing, _, verifying = _library()
     # Files by default, SHA-256, no links; and unlike its default, none of git's passed over: they would be packaged.
+    if isinstance(trust, KeyTrust):
+        _check_public(trust.public_key)
     hashed = hashing.Config().set_ignored_paths(paths=uncovered, ignore_git_paths=False)
     config = verifying.Config().set_hashing_config(hashed)
     try:
@@ -145,9 +158,7 @@ def _verifier(trust: Trust, uncovered: frozenset[str]) -> Any:
         raise UnavailableError(f"cannot set up upstream verification: {error.strerror or 'no network'}") from error
     except (ValueError, TypeError, AttributeError) as error:
         if isinstance(trust, KeyTrust):
-            raise MalformedError(
-                f"{str(trust.public_key)!r}: {_said(error)}", hint="an EC public key in PEM: P-256, P-384 or P-521"
-            ) from error
+            raise _no_key(trust.public_key, "public", "the key is of another kind") from error
         raise MalformedError(f"{str(trust.trust_config)!r} is no Sigstore trust configuration") from error
     except _sigstore_error() as error:
         raise UnavailableError(f"Sigstore's trust root is not to be had: {_said(error)}") from error
@@ -161,11 +172,105 @@ def _sigstore_error() -> type[Exception]:
     return Error
 
 
-def _invalid(why: str) -> RejectedError:
+def _invalid(why: str, *, hint: str | None = None) -> RejectedError:
     return RejectedError(
         f"the upstream's model signature does not hold: {why}",
         code="UPSTREAM_SIGNATURE_INVALID",
-        hint="every file of the model has to be as upstream signed it, and no other may lie there",
+        hint=hint or "every file of the model has to be as upstream signed it, and no other may lie there",
+    )
+
+
+def _difference(model: Path, files: Mapping[str, bytes], uncovered: frozenset[str]) -> str | None:
+    """Return in which file the model differs from what was signed; None if it does not."""
+    if not model.is_dir():
+        found = {model.name: model}
+    else:
+        found = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if not _is_folder(path)}
+    for name in sorted((set(found) | set(files)) - uncovered):
+        if name not in found:
+            return f"{name[:96]!a} is missing"
+        if found[name].is_symlink():
+            return f"{name[:96]!a} is a symbolic link"
+        if name not in files:
+            return f"{name[:96]!a} was not there when it was signed"
+        try:
+            with found[name].open("rb") as file:
+                same = hashlib.file_digest(file, "sha256").digest() == files[name]
+        except OSError as error:
+            return f"{name[:96]!a} cannot be read ({error.strerror})"
+        if not same:
+            return f"{name[:96]!a} is not as it was signed"
+    return None
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _check_plain(model: Path) -> None:
+    """Refuse a model with links; errors as `sign_upstream`."""
+    for path in [model, *model.rglob("*")]:
+        if path.is_symlink():
+            raise MalformedError(
+                f"{str(path)!a} is a symbolic link",
+                hint="give the model itself, or a copy with links resolved (cp -rL)",
+            )
+
+
+def _check_private(path: Path) -> None:
+    """Refuse a private key that signs no model; errors as `sign_upstream`."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(_key_bytes(path), password=None)
+    except TypeError as error:
+        raise _no_key(path, "private", "it is encrypted with a password") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(path, "private", "there is none in it") from error
+    _check_curve(path, "private", key)
+
+
+def _check_public(path: Path) -> None:
+    """Refuse a public key that verifies no model's signature.
+
+    Raises:
+        MalformedError: It is none.
+        UnavailableError: It cannot be read.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(_key_bytes(path))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _no_key(path, "public", "there is none in it") from error
+    _check_curve(path, "public", key)
+
+
+def _check_curve(path: Path, half: str, key: object) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if not isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
+        kind = type(key).__name__.lstrip("_").partition("P")[0]
+        raise _no_key(path, half, f"it is an {kind} key")
+    if key.curve.name not in _CURVES:
+        raise _no_key(path, half, f"its curve is {key.curve.name}")
+
+
+def _key_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_KEY_BYTES)
+    except OSError as error:
+        raise UnavailableError(f"cannot read the key {str(path)!r}: {error.strerror}") from error
+
+
+def _no_key(path: Path, half: str, why: str) -> MalformedError:
+    return MalformedError(
+        f"{str(path)!r} is no EC {half} key in PEM: {why}",
+        hint="OpenSSF model signatures use EC keys of P-256, P-384 or P-521, not the Ed25519 keys of `key generate`; "
+        "openssl ecparam -name prime256v1 -genkey -noout makes one, openssl ec -pubout its public half",
     )
 
 

@@ -5,8 +5,9 @@ Only ``keys.json`` changes, in one step, so every receipt's ``model_hash`` stays
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from ephemeralml.crypto.data_key import SecretBytes, WrappedKey
+from ephemeralml.crypto.data_key import EncryptionContext, SecretBytes, WrappedKey
 from ephemeralml.errors import MalformedError, RejectedError
 from ephemeralml.model import envelope, manifest
 from ephemeralml.model.container import Blob
@@ -16,6 +17,13 @@ from ephemeralml.model.manifest import Manifest, Suite
 from ephemeralml.model.package import KEYS_NAME, Package
 from ephemeralml.model.package_keys import check_contexts, read_keys
 from ephemeralml.model.sign import replace_file
+
+
+class MovingKeys(Protocol):
+    """A KMS that moves data keys among its own keys."""
+
+    def re_encrypt(self, wrapped: WrappedKey, context: EncryptionContext) -> WrappedKey:
+        """Wrap the data key in *wrapped* for this key, under *context*, without showing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,11 @@ class Wrapped:
     def bound(self) -> bool:
         """Whether a key of it is bound to the manifest; a new one is then, too."""
         return any(MANIFEST_PAIR in entry.context for entry in self.entries)
+
+    def context(self, *, bind_manifest: bool) -> dict[str, str]:
+        """Return the context of a new entry, bound to the manifest if that is wanted or another one is."""
+        payload = self.payload if bind_manifest or self.bound else None
+        return encryption_context(self.manifest.model_id, self.manifest.version, payload)
 
 
 def read_wrapped(package: Package) -> Wrapped:
@@ -85,9 +98,43 @@ def rewrap_package(
         # 1
         check_dek(found.manifest, package, dek)
     # 2
-    bound = found.payload if bind_manifest or found.bound else None
-    wrapped = source.wrap(dek, encryption_context(found.manifest.model_id, found.manifest.version, bound))
+    wrapped = source.wrap(dek, found.context(bind_manifest=bind_manifest))
     # 3
+    return _replace(folder, found, wrapped, add=add)
+
+
+def move_package(
+    folder: Path, target: MovingKeys, entry: WrappedKey, *, add: bool = False, bind_manifest: bool = False
+) -> tuple[WrappedKey, ...]:
+    """Have the KMS move the data key in *entry* of the package at *folder* to another of its keys.
+
+    The data key is not seen here and so not tried: what *entry* opens to for a
+    runtime, the new one does.
+
+    Args:
+        folder: The package.
+        target: The KMS key to wrap for.
+        entry: The entry of ``keys.json`` to move.
+        add: Keep the other entries; one for the same KMS key is replaced.
+        bind_manifest: Bind the new entry to the manifest even if no other is.
+
+    Returns:
+        The entries that ``keys.json`` has now.
+
+    Raises:
+        MalformedError: The package does not parse, is not encrypted, has no such
+            entry, or would have too many.
+        RejectedError: An entry is not bound to the package, or the KMS refuses.
+        UnavailableError: Something is missing, or cannot be written.
+    """
+    with Package.open(folder) as package:
+        found = read_wrapped(package)
+    if entry not in found.entries:
+        raise MalformedError(f"the package has no such entry of {entry.key[:200]!a} any more")
+    return _replace(folder, found, target.re_encrypt(entry, found.context(bind_manifest=bind_manifest)), add=add)
+
+
+def _replace(folder: Path, found: Wrapped, wrapped: WrappedKey, *, add: bool) -> tuple[WrappedKey, ...]:
     kept = [entry for entry in found.entries if entry.key != wrapped.key] if add else []
     entries = (*kept, wrapped)
     replace_file(folder / KEYS_NAME, encode_keys(entries))

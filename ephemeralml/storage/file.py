@@ -14,6 +14,7 @@ from ephemeralml.progress import Progress
 from ephemeralml.storage.base import SILENT, ByteSource, Closing
 from ephemeralml.storage.blocks import checked, equal, occupied, shown
 from ephemeralml.storage.keys import check_key
+from ephemeralml.storage.missing import no_object
 from ephemeralml.storage.pins import Pins, Version
 from ephemeralml.storage.ranges import check_bounds, truncated
 
@@ -165,7 +166,7 @@ class FileStorage(Closing):
             folder, name = self._folder(key)
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         except FileNotFoundError as error:
-            raise UnavailableError(f"there is no object {key}") from error
+            raise no_object(str(self._root / key)) from error
         except OSError as error:
             raise UnavailableError(f"cannot open {key}: {error.strerror}") from error
         finally:

@@ -20,6 +20,7 @@ from ephemeralml.storage.blocks import DIGEST_METADATA, checked, digest_in, equa
 from ephemeralml.storage.gcs_faults import explained, meaning
 from ephemeralml.storage.gcs_upload import CHUNK, Note, Session, SessionLostError, open_session
 from ephemeralml.storage.keys import check_key
+from ephemeralml.storage.missing import NoObjectError, no_bucket, no_object
 from ephemeralml.storage.pins import Pins, Version
 from ephemeralml.storage.ranges import EMPTY_PAGES, check_bounds, check_content_range, fill, header, unreadable
 from ephemeralml.storage.retry import Deadline, Retries
@@ -201,10 +202,20 @@ class GcsStorage(Closing):
     def _look(self, key: str) -> tuple[Version, bytes | None]:
         blob = self._find("read", key)
         if blob is None:
-            raise UnavailableError(f"there is no object {self._place(key)}")
+            raise self._absent(key)
         with explained("read", self._place(key)):  # the library reads these values only now
             found, kept = Version(int(blob.size or 0), str(blob.generation)), digest_in(blob.metadata or {})
         return self._pins.note(key, found), kept
+
+    def _absent(self, key: str) -> UnavailableError:
+        """Return what is missing: the object, or its bucket, which only a listing tells."""
+        try:
+            self._request("read", key, partial(self._page, key, None))
+        except NoObjectError:
+            return no_bucket("read", self._place(key))
+        except UnavailableError:
+            pass  # who may not list hears of the object
+        return no_object(self._place(key))
 
     def _fetch(self, key: str, pinned: Version, start: int, view: memoryview, limit: Deadline) -> None:
         place = self._place(key)

@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from ephemeralml.errors import UnavailableError
+from ephemeralml.storage.missing import no_bucket, no_object
 from ephemeralml.storage.pins import Version, changed
 from ephemeralml.storage.ranges import UNREADABLE, truncated, unreadable
-from ephemeralml.storage.retry import TransientFault
+from ephemeralml.storage.retry import CHECK_ENDPOINT, TransientFault
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
@@ -35,7 +37,9 @@ def explained(action: str, place: str) -> Iterator[None]:
     except requests.exceptions.SSLError as error:
         raise UnavailableError(f"cannot {action} {place}: the server's certificate is not trusted") from error
     except (requests.exceptions.RequestException, auth.TransportError) as error:
-        raise TransientFault(f"the connection failed ({type(error).__name__})") from error
+        raise TransientFault(
+            f"the connection to {_endpoint(error)} failed ({type(error).__name__})", hint=CHECK_ENDPOINT
+        ) from error
     except auth.GoogleAuthError as error:
         raise UnavailableError(f"cannot {action} {place}: {type(error).__name__}") from error
     except UNREADABLE as error:
@@ -58,8 +62,10 @@ def meaning(  # noqa: PLR0911 - one line for each answer
     match status:
         case 412 | 404 if pinned:  # a generation that is gone answers like an object that never was
             return changed(place, pinned)
+        case 404 if action != "read":  # an object is only missed where one is read
+            return no_bucket(action, place)
         case 404 | 410:
-            return UnavailableError(f"there is no object {place}")
+            return no_object(place)
         case 401 | 403:
             return UnavailableError(
                 f"not allowed to {action} {place}: the store answers {status}",
@@ -74,3 +80,10 @@ def meaning(  # noqa: PLR0911 - one line for each answer
             return TransientFault(f"the store answers {status}", retry_after=wait)
         case _:
             return UnavailableError(f"cannot {action} {place}: the store answers {status}")
+
+
+def _endpoint(error: Exception) -> str:
+    """Return which host the request of *error* went to."""
+    parts = urlsplit(str(getattr(getattr(error, "request", None), "url", None) or ""))
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host else "the endpoint"

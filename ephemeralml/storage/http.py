@@ -15,6 +15,7 @@ from ephemeralml.progress import Progress
 from ephemeralml.storage.base import SILENT, ByteSource, Closing
 from ephemeralml.storage.http_pool import Pool, describe
 from ephemeralml.storage.keys import check_key
+from ephemeralml.storage.missing import no_object
 from ephemeralml.storage.pins import Pins, Version, changed
 from ephemeralml.storage.ranges import check_bounds, check_content_range, fill, header, truncated
 from ephemeralml.storage.retry import Deadline, Retries, TransientFault
@@ -142,7 +143,7 @@ class HttpStorage(Closing):
         place = f"{self._name}{key}"
         match response.status:
             case 404 | 410:
-                return UnavailableError(f"there is no object {place}")
+                return no_object(place)
             case 401 | 403:
                 return UnavailableError(f"not allowed to {action} {place}: the server answers {response.status}")
             case 412:

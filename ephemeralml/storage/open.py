@@ -18,6 +18,7 @@ from ephemeralml.storage.retry import Retries
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", re.ASCII)
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?|[0-9a-f:.]{2,45}", re.ASCII)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:", re.ASCII)
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -36,6 +37,8 @@ def open_storage(uri: str, *, retries: Retries | None = None, state: Path | None
         UnavailableError: The cloud's library is missing or cannot be set up.
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else ""
+    if not scheme and _SCHEME.match(uri):
+        raise _half_a_name(uri)
     match scheme:
         case "":
             return _folder(uri)
@@ -53,6 +56,17 @@ def open_storage(uri: str, *, retries: Retries | None = None, state: Path | None
             return _server(uri, retries)
         case _:
             raise MalformedError(f"{_shown(uri)} names no place", hint="use a path, file://, s3://, gs:// or https://")
+
+
+def _half_a_name(uri: str) -> MalformedError:
+    """Return the error for what begins as a URI does and is none; a folder of that name is not meant, or rarely."""
+    name, _, rest = uri.partition(":")
+    known = name.lower() in {"s3", "gs", "file", "http", "https"}
+    slashes = "///" if name.lower() == "file" else "//"
+    right = f"{name.lower()}:{slashes}{rest.lstrip('/')}" if known else "s3://, gs://, file:// or https://"
+    return MalformedError(
+        f"{_shown(uri)} names no place", hint=f"write {_shown(right) if known else right}, or for a folder ./{name}:…"
+    )
 
 
 def _shown(uri: str) -> str:

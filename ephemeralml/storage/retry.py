@@ -18,6 +18,10 @@ from ephemeralml.errors import UnavailableError
 T = TypeVar("T")
 
 
+CHECK_ENDPOINT = "check the network, and the endpoint that the environment names"
+"""What to do about a place that cannot be reached."""
+
+
 class TransientFault(Exception):  # noqa: N818 - a fault that may pass; it never leaves the package
     """Something that may go better the next time.
 
@@ -25,12 +29,16 @@ class TransientFault(Exception):  # noqa: N818 - a fault that may pass; it never
         message: What happened.
         done: Bytes that arrived before.
         retry_after: Seconds the server asks us to wait.
+        hint: What to do if it does not go better.
     """
 
-    def __init__(self, message: str, *, done: int = 0, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, done: int = 0, retry_after: float | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message)
         self.done = done
         self.retry_after = retry_after
+        self.hint = hint
 
 
 class Deadline:
@@ -117,7 +125,7 @@ class Retries:
         except TransientFault as fault:
             tries = retrying.statistics["attempt_number"]
             self._out_of_time(what, fault, limit)
-            raise UnavailableError(f"cannot {what}: {fault}, {tries} times") from fault
+            raise UnavailableError(f"cannot {what}: {fault}, {tries} times", hint=fault.hint) from fault
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         wait = tenacity.wait_exponential_jitter(

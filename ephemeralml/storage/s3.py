@@ -15,6 +15,7 @@ from ephemeralml.progress import Progress
 from ephemeralml.storage.base import SILENT, ByteSource, Closing
 from ephemeralml.storage.blocks import DIGEST_METADATA, checked, digest_in, equal, joined, occupied, settle
 from ephemeralml.storage.keys import check_key
+from ephemeralml.storage.missing import NoBucketError, NoObjectError
 from ephemeralml.storage.pins import Pins, Version
 from ephemeralml.storage.ranges import EMPTY_PAGES, check_bounds, check_content_range, fill, header, unreadable
 from ephemeralml.storage.retry import Deadline, Retries, RetryPolicy
@@ -220,8 +221,21 @@ class S3Storage(Closing):
 
     def _head(self, action: str, key: str) -> tuple[Version, dict[str, str]]:
         full = self._full(key)
-        found = self._request(action, full, lambda: self._client.head_object(Bucket=self._bucket, Key=full))
+        try:
+            found = self._request(action, full, lambda: self._client.head_object(Bucket=self._bucket, Key=full))
+        except NoObjectError as error:
+            raise self._absent(action, full, error) from error.__cause__
         return Version(found["ContentLength"], found.get("ETag")), found.get("Metadata", {})
+
+    def _absent(self, action: str, full: str, error: NoObjectError) -> UnavailableError:
+        """Return what is missing: the object, or its bucket, of which a HEAD does not tell."""
+        try:
+            self._request(action, full, lambda: self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
+        except NoBucketError as missing:
+            return missing
+        except UnavailableError:
+            pass  # who may not list hears of the object
+        return error
 
     def _fetch(self, key: str, start: int, view: memoryview, limit: Deadline) -> None:
         full = self._full(key)

@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from ephemeralml.errors import UnavailableError
+from ephemeralml.storage.missing import no_bucket, no_object
 from ephemeralml.storage.pins import Version, changed
 from ephemeralml.storage.ranges import UNREADABLE, truncated, unreadable
-from ephemeralml.storage.retry import TransientFault
+from ephemeralml.storage.retry import CHECK_ENDPOINT, TransientFault
 
 _DENIED = frozenset(
     {
@@ -80,9 +82,11 @@ def explained(action: str, bucket: str, key: str, *, end: int = 0, pinned: Versi
             f"cannot {action} {place}: no AWS credentials", hint="set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret"
         ) from error
     except (SSLError, ProxyConnectionError) as error:
-        raise UnavailableError(f"cannot {action} {place}: no trusted connection to the endpoint") from error
+        raise UnavailableError(f"cannot {action} {place}: no trusted connection to {_endpoint(error)}") from error
     except (HTTPClientError, ConnectionError) as error:
-        raise TransientFault(f"the connection failed ({type(error).__name__})") from error
+        raise TransientFault(
+            f"the connection to {_endpoint(error)} failed ({type(error).__name__})", hint=CHECK_ENDPOINT
+        ) from error
     except BotoCoreError as error:
         raise UnavailableError(f"cannot {action} {place}: {type(error).__name__}") from error
     except ResponseParserError as error:
@@ -95,9 +99,9 @@ def _meaning(  # noqa: PLR0911 - one line for each thing that S3 says
     code: str, status: int, action: str, place: str, end: int, pinned: Version | None
 ) -> Exception:
     if code == "NoSuchBucket":
-        return UnavailableError(f"cannot {action} {place}: there is no such bucket")
+        return no_bucket(action, place)
     if code in _MISSING or status == 404:
-        return UnavailableError(f"there is no object {place}")
+        return no_object(place)
     if code in _PASSING or status in _PASSING_STATUS:
         return TransientFault(f"the store answers {code or status}")
     if code in _DENIED or status in (401, 403):
@@ -109,3 +113,10 @@ def _meaning(  # noqa: PLR0911 - one line for each thing that S3 says
     if code == "InvalidRange" or status == 416:
         return truncated(place, end)
     return UnavailableError(f"cannot {action} {place}: the store answers {code or status}")
+
+
+def _endpoint(error: Exception) -> str:
+    """Return which endpoint botocore's *error* speaks of, without what else its address says."""
+    parts = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}" if host else "the endpoint"

@@ -224,7 +224,7 @@ def test_sign_wants_a_private_key(package: Path, tmp_path: Path) -> None:
 
 
 def test_sign_refuses_what_is_no_package(model: Path, key: Path) -> None:
-    refused(run("model", "sign", model, "--key", key), 5, says="lacks manifest.json")
+    refused(run("model", "sign", model, "--key", key), 2, says="is no package")
     refused(run("model", "sign", model / "config.json", "--key", key), 2)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ephemeralml.model import arrival, envelope
 from tests.cli.runner import Result, run
-from tests.fakes import gcs_server, s3_server
+from tests.fakes import gcs_server, s3_server, tiny_bert
 from tests.fakes.faulty_proxy import Act, faulty_proxy
 from tests.fakes.key_source import OneKey
 from tests.fakes.packages import PUBLISHER, STRANGER, encrypted_package, signed_package
@@ -99,7 +99,17 @@ def test_whose_package_it_is_can_be_demanded(package: Path, place: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "dest", ["https://example.com/p", "ftp://x/y", "s3://", "s3://UPPER/x", "file://host/x", "gs://a/../b"]
+    "dest",
+    [
+        "https://example.com/p",
+        "ftp://x/y",
+        "s3://",
+        "s3://UPPER/x",
+        "file://host/x",
+        "gs://a/../b",
+        "s3:/bucket/x",
+        "az:x",
+    ],
 )
 def test_places_that_are_none_are_usage_errors(package: Path, dest: str) -> None:
     refused(upload(package, dest), 2)
@@ -300,3 +310,19 @@ def wait(self, key, *args, **options):
 FileStorage.put = wait
 sys.exit(run(["model", "upload", sys.argv[1], sys.argv[2]]))
 """
+
+
+def test_a_plaintext_model_is_no_package(place: Path, tmp_path: Path) -> None:
+    model = tiny_bert.write(tmp_path / "model")
+    (tmp_path / "key.pem").write_bytes(PUBLISHER.to_pem())
+    (tmp_path / "key.pem").chmod(0o600)
+    for command in (
+        ("sign", model, "--key", tmp_path / "key.pem"),
+        ("verify", model, "--publisher-key", KEY),
+        ("upload", model, place / "stored"),
+        ("rewrap", model, "--key", "local:x"),
+    ):
+        done = run("model", *command)
+        refused(done, 2, says="is no package")
+        assert "model encrypt" in done.stderr
+    assert list(place.iterdir()) == []

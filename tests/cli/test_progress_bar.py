@@ -22,7 +22,7 @@ def test_a_step_without_a_size_says_no_number(terminal: Console) -> None:
     with live_progress(terminal) as shown:
         shown.step("manifest")
     assert "manifest" in written(terminal)
-    assert "?" not in written(terminal)
+    assert "/?" not in written(terminal)
     assert "bytes" not in written(terminal)
 
 

@@ -286,3 +286,56 @@ def test_every_release_leaves_a_record(stage: Stage) -> None:
     assert good["request_id"] is not None
     assert bad["request_id"] is None
     assert dek.hex() not in str(records)
+
+
+def test_a_data_key_is_moved_between_keys_with_both_named(server: KmsServer, stage: Stage) -> None:
+    text = policy(server).replace('"kms:Encrypt"', '"kms:Encrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo"')
+    old, new = (Stage(server, f"local:{make_key(server, text)}", stage.clients) for _ in range(2))
+    dek, wrapped = old.wrapped()
+    moved = new.publisher.re_encrypt(wrapped, CONTEXT)
+    assert (moved.key, moved.context) == (new.key, CONTEXT)
+    assert bytes(new.parent.unwrap(moved, attester=new.enclave).reveal()) == dek
+    refused(lambda: new.parent.re_encrypt(wrapped, CONTEXT), "KEY_RELEASE_DENIED")
+
+
+class Answering:
+    """A client whose ReEncrypt answers what it is told to."""
+
+    def __init__(self, **answer: object) -> None:
+        self.answer = answer
+        self.asked: dict[str, Any] = {}
+        self.meta = type("Meta", (), {"endpoint_url": "http://127.0.0.1:1", "region_name": "local"})()
+
+    def re_encrypt(self, **fields: Any) -> dict[str, object]:
+        self.asked = fields
+        return self.answer
+
+
+def test_a_move_that_names_another_key_must_not_be_used(stage: Stage) -> None:
+    _, wrapped = stage.wrapped()
+    arn = stage.key.removeprefix("local:")
+    other = arn[:-12] + "0" * 12
+    right = {"CiphertextBlob": b"moved", "SourceKeyId": arn, "KeyId": other}
+    for change in ({}, {"SourceKeyId": other}, {"KeyId": arn}, {"CiphertextBlob": b""}, {"SourceKeyId": None}):
+        client = Answering(**{**right, **change})
+        keys = AwsKms(KeyUri.parse(f"local:{other}"), client=client, retries=ONCE)  # type: ignore[arg-type]
+        if not change:
+            assert keys.re_encrypt(wrapped, CONTEXT).ciphertext == b"moved"
+            assert client.asked == {
+                "CiphertextBlob": wrapped.ciphertext,
+                "SourceKeyId": arn,
+                "SourceEncryptionContext": CONTEXT,
+                "DestinationKeyId": other,
+                "DestinationEncryptionContext": CONTEXT,
+            }
+        else:
+            refused(lambda keys=keys: keys.re_encrypt(wrapped, CONTEXT), "KEY_RESPONSE_INVALID")  # type: ignore[misc]
+
+
+def test_what_another_service_wrapped_is_not_moved(stage: Stage) -> None:
+    _, wrapped = stage.wrapped()
+    for key in (wrapped.key.replace("local:", "aws-kms:"), wrapped.key.replace(":kms:", ":kms:x"), "vault:x"):
+        entry = replace(wrapped, key=key)
+        assert not stage.publisher.near(entry)
+        with pytest.raises(MalformedError):
+            stage.publisher.re_encrypt(entry, CONTEXT)

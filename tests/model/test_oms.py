@@ -250,3 +250,63 @@ def test_a_key_is_no_identity(model: Path, bundle: Path, tmp_path: Path) -> None
 def test_only_our_errors_leave_the_bundles_parser(data: bytes) -> None:
     with pytest.raises(EphemeralError):
         oms._statement(data)
+
+
+SAYS = {
+    "edited": "'config.json' is not as it was signed",
+    "missing": "'config.json' is missing",
+    "added": "'more.json' was not there",
+    "added, as git's": "'.gitattributes' was not there",
+    "a link": "'link' is a symbolic link",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_file_that_differs_is_named_in_our_words(
+    model: Path, bundle: Path, keys: tuple[Path, Path], change: str
+) -> None:
+    CHANGES[change](model)
+    with pytest.raises(RejectedError) as caught:
+        verify_upstream(model, bundle, KeyTrust(keys[1]))
+    assert SAYS[change] in caught.value.message
+    assert "Digest(" not in caught.value.message
+
+
+def test_a_key_of_another_kind_is_said_to_be_one(model: Path, bundle: Path, tmp_path: Path) -> None:
+    secret, public = write_pair(tmp_path, "ed", ed25519.Ed25519PrivateKey.generate())
+    (tmp_path / "publisher.pub").write_text("ed25519:" + "00" * 32 + "\n")
+    curved = write_pair(tmp_path, "k1", ec.generate_private_key(ec.SECP256K1()))
+    for key, says in ((secret, "it is an Ed25519 key"), (curved[0], "its curve is secp256k1"), (public, "none in it")):
+        with pytest.raises(MalformedError, match=says) as caught:
+            sign_upstream(model, tmp_path / "s", key)
+        assert "P-256" in (caught.value.hint or "")
+    for key, says in (
+        (public, "it is an Ed25519 key"),
+        (tmp_path / "publisher.pub", "none in it"),
+        (curved[1], "its curve is secp256k1"),
+    ):
+        with pytest.raises(MalformedError, match=says) as caught:
+            verify_upstream(model, bundle, KeyTrust(key))
+        assert "P-256" in (caught.value.hint or "")
+
+
+def test_an_encrypted_key_and_a_model_with_links_are_not_signed(model: Path, keys: tuple[Path, Path]) -> None:
+    locked = model.parent / "locked.pem"
+    locked.write_bytes(
+        ec.generate_private_key(CURVE).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    with pytest.raises(MalformedError, match="encrypted with a password"):
+        sign_upstream(model, model.parent / "s", locked)
+    (model / "link").symlink_to("config.json")
+    with pytest.raises(MalformedError, match="symbolic link"):
+        sign_upstream(model, model.parent / "s", keys[0])
+
+
+def test_another_key_is_named_as_the_reason(model: Path, bundle: Path, tmp_path: Path) -> None:
+    _, other = write_pair(tmp_path, "other", ec.generate_private_key(CURVE))
+    with pytest.raises(RejectedError, match="another key made it"):
+        verify_upstream(model, bundle, KeyTrust(other))

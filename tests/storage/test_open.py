@@ -179,3 +179,27 @@ def test_any_text_is_a_place_or_malformed(scheme: str, rest: str) -> None:
 def test_any_text_is_a_key_or_malformed(text: str) -> None:
     with suppress(MalformedError):
         assert ".." not in check_key(text).split("/")
+
+
+@pytest.mark.parametrize(
+    ("uri", "hint"),
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("s3:bucket/x", "s3://bucket/x"),
+        ("GS:/bucket", "gs://bucket"),
+        ("file:/folder", "file:///folder"),
+        ("https:/host/p", "https://host/p"),
+        ("az:/container", "s3://, gs://"),
+        ("ftp:x", "s3://, gs://"),
+    ],
+)
+def test_half_a_uri_is_no_folder(uri: str, hint: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        open_storage(uri)
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_folder_with_a_colon_is_meant_by_its_path() -> None:
+    for path in ("./s3:/bucket", "/tmp/s3:x", "c:x", "a/b:c"):
+        with open_storage(path) as storage:
+            assert type(storage) is FileStorage

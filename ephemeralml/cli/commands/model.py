@@ -9,7 +9,14 @@ import typer
 from ephemeralml.cli import console
 from ephemeralml.cli.commands.model_keys import import_, rewrap
 from ephemeralml.cli.commands.model_storage import download, upload
-from ephemeralml.cli.data_keys import DekFile, KmsEndpoint, obtain_dek, open_key
+from ephemeralml.cli.data_keys import (
+    DekFile,
+    KeepDek,
+    KmsEndpoint,
+    check_keep,
+    obtain_dek,
+    open_key,
+)
 from ephemeralml.cli.model_inputs import (
     AllowDtype,
     AllowPlaintext,
@@ -33,6 +40,7 @@ from ephemeralml.cli.model_inputs import (
     free,
     least_version,
     package_request,
+    packaged,
     publisher_keys,
 )
 from ephemeralml.cli.upstream_inputs import (
@@ -78,6 +86,7 @@ def encrypt(  # noqa: PLR0917 - the command's options
     chunk_size: ChunkSize = 4 << 20,
     bind_manifest: BindManifest = False,
     kms_endpoint: KmsEndpoint = None,
+    keep_dek: KeepDek = None,
     allow_dtype: AllowDtype = None,
     oms_key: OmsKey = None,
     oms_identity: OmsIdentity = None,
@@ -89,8 +98,7 @@ def encrypt(  # noqa: PLR0917 - the command's options
     force: Replace = False,
 ) -> None:
     """Turn a plaintext model into a package, ready to sign."""
-    from ephemeralml.cli.packaging import report_package
-    from ephemeralml.model.create import create_package
+    from ephemeralml.cli.packaging import make_package, report_package
 
     existing(path)
     chosen = chosen_suite(suite, key, bind_manifest=bind_manifest, endpoint=kms_endpoint)
@@ -106,12 +114,11 @@ def encrypt(  # noqa: PLR0917 - the command's options
         bind_manifest=bind_manifest,
     )
     free(out, force=force)
+    if keep_dek is not None:
+        check_keep(keep_dek, key=key, model=path, out=out, force=force)
     source = None if key is None else open_key(key, endpoint=kms_endpoint)
     upstream = upstream_of(path, Signer(oms_key, oms_identity, oms_issuer, oms_trust_config), oms_signature)
-    with console.current().progress() as progress:
-        made = create_package(
-            path, out, replace(request, upstream=upstream), key_source=source, replace=force, progress=progress
-        )
+    made = make_package(path, out, replace(request, upstream=upstream), source, keep_dek=keep_dek, force=force)
     report_package(out, made)
 
 
@@ -137,12 +144,13 @@ def sign(
     from ephemeralml.cli.render_model import print_signed, signed_document
     from ephemeralml.model.sign import sign_package
 
-    existing(package, folder=not oms)
     if oms:
+        existing(package)
         sign_model(package, key, bundle_beside(package) if out is None else out, force=force)
         return
     if out is not None or force:
         raise console.usage("--out and --force belong to --oms", hint="a package is signed in place")
+    packaged(package)
     private = read_private_key(key)
     signed = sign_package(package, private)
     document = signed_document(package, signed, private.public)
@@ -168,7 +176,7 @@ def verify(
     from ephemeralml.model.verify import verify_package
     from ephemeralml.model.verify_full import verify_plaintext
 
-    existing(package, folder=True)
+    packaged(package)
     if not full and (dek is not None or kms_endpoint is not None):
         raise console.usage("--dek and --kms-endpoint are for --full", hint="add --full; without it no key is needed")
     keys, oldest = publisher_keys(publisher_key), least_version(min_version)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ephemeralml.cli import console
-from ephemeralml.cli.data_keys import DekFile, KmsEndpoint, obtain_dek, open_key, read_dek
+from ephemeralml.cli.data_keys import DekFile, KmsEndpoint, move_key, not_movable, obtain_dek, open_key, read_dek
 from ephemeralml.cli.interruption import signals_interrupt
 from ephemeralml.cli.model_inputs import (
     AllowDtype,
@@ -27,8 +27,10 @@ from ephemeralml.cli.model_inputs import (
     existing,
     free,
     package_request,
+    packaged,
     publisher_keys,
 )
+from ephemeralml.errors import RejectedError
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - where plaintext lies in memory and not on a disk
 
@@ -61,13 +63,21 @@ def rewrap(
     from ephemeralml.model.package import Package
     from ephemeralml.model.rewrap import read_wrapped, rewrap_package
 
-    existing(package, folder=True)
+    packaged(package)
     fixed = key.startswith("gcp-kms:")
     target = open_key(key, endpoint=None if fixed else kms_endpoint)
     with Package.open(package) as opened:
         found = read_wrapped(opened)
-    with obtain_dek(found.entries, dek, endpoint=kms_endpoint) as secret:
-        entries = rewrap_package(package, target, secret, add=add, bind_manifest=bind_manifest)
+    moved = None if dek is not None else move_key(package, found, target, add=add, bind_manifest=bind_manifest)
+    if isinstance(moved, tuple):
+        entries = moved
+    else:
+        try:
+            secret = obtain_dek(found.entries, dek, endpoint=kms_endpoint)
+        except RejectedError as error:
+            raise not_movable(moved, error) from error.__cause__
+        with secret:
+            entries = rewrap_package(package, target, secret, add=add, bind_manifest=bind_manifest)
     document = rewrapped_document(package, found.manifest, entries)
     console.current().result(document, lambda out: print_rewrapped(out, document))
 

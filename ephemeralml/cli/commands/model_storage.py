@@ -14,9 +14,9 @@ from ephemeralml.cli.model_inputs import (
     PackageFolder,
     PublisherKeys,
     Replace,
-    existing,
     free,
     least_version,
+    packaged,
     publisher_keys,
 )
 from ephemeralml.errors import MalformedError, RejectedError
@@ -45,7 +45,7 @@ def upload(
     from ephemeralml.model.package import Package
     from ephemeralml.model.transfer import upload_package
 
-    existing(package, folder=True)
+    packaged(package)
     keys = publisher_keys(publisher_key or [])
     if "://" in dest and not dest.startswith(_WRITABLE):
         raise console.usage(f"{dest!r} cannot be written", hint=f"known are a path, {', '.join(_WRITABLE)}")

@@ -39,7 +39,7 @@ class Roles:
     publishers: tuple[str, ...]
     parents: tuple[str, ...]
     rewrap: str | None = None
-    """The one role that may move data keys under another key."""
+    """The one role that may move data keys from this key under another, and from another under this one."""
     delegate_to: str | None = None
     """ARN of the account root, if identity policies may give administration."""
 
@@ -93,7 +93,7 @@ def _values(roles: Roles, models: Sequence[str], tuples: Sequence[ReleaseTuple])
         "administrators": _one_or_list(roles.administrators),
         "administer": list(ADMINISTER),
         "delegate": roles.delegate_to,
-        "lookers": _one_or_list((*roles.publishers, *roles.parents)),
+        "lookers": _one_or_list((*roles.publishers, *roles.parents, *([roles.rewrap] if roles.rewrap else []))),
         "publishers": _one_or_list(roles.publishers),
         "parents": _one_or_list(roles.parents),
         "rewrap": roles.rewrap,

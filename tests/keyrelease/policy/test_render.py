@@ -79,7 +79,18 @@ def test_a_rewrapping_role_is_said() -> None:
     (found,) = (item for item in lint(Subject(policy)) if item.rule is Rule.K08)
     assert found.severity is Severity.WARNING
     assert REWRAP in found.path
+    assert [name for name, _ in loud(policy)] == ["K08"]
     assert differing(policy, image("a")) == []
+
+
+def test_a_rewrapping_role_takes_keys_out_and_in_for_the_models_alone() -> None:
+    policy = rendered(image("a"), roles=Roles((ADMIN,), (PUBLISHER,), (PARENT,), REWRAP))
+    statements = {item["Sid"]: item for item in json.loads(policy.text)["Statement"]}
+    assert statements["Rewrap"]["Action"] == ["kms:ReEncryptFrom", "kms:ReEncryptTo"]
+    assert statements["Rewrap"]["Condition"] == statements["Publish"]["Condition"]
+    assert REWRAP in statements["Look"]["Principal"]["AWS"]
+    assert "kms:ReEncryptFrom" not in statements["NoOtherWayOut"]["Action"]
+    assert statements["NoOtherRewrap"]["Action"] == "kms:ReEncryptFrom"
 
 
 def test_delegated_administration_is_unproven_until_the_roles_policies_are_known() -> None:
