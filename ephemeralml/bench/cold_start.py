@@ -88,7 +88,9 @@ def _host() -> Iterator[_Host]:
         server = local_keys.KeyServer(state.keys, said["endpoint"], said["account"], said["region"])
         plan = _plan(state, server)
         credentials = server.environment(local_keys.PARENT)
-        relay = Command("relay", plan.relay, ready_seconds=_BOOT_SECONDS, environment=credentials, withheld=local_keys.SDK_VARIABLES)
+        relay = Command(
+            "relay", plan.relay, ready_seconds=_BOOT_SECONDS, environment=credentials, withheld=local_keys.SDK_VARIABLES
+        )
         yield _Host(plan, supervisor.start(relay)["relay"]["listen"][0])
 
 
