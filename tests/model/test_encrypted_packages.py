@@ -243,7 +243,10 @@ def test_the_signatures_own_file_need_not_be_covered(tmp_path: Path, keys: OneKe
     source = tiny_bert.write(tmp_path / "source")
     upstream = dataclasses.replace(upstream_of(source), uncovered=("model.sig",))
     (source / "model.sig").write_bytes(b"{}")
-    create_package(source, tmp_path / "out", dataclasses.replace(request(), upstream=upstream), key_source=keys)
+    said = dataclasses.replace(request(), upstream=upstream)
+    made = create_package(source, tmp_path / "out", said, key_source=keys)
+    assert "model.sig" in {file.path for file in made.files}
+    assert made.upstream_signature == upstream.signature
 
 
 # Refused
