@@ -3,10 +3,10 @@
 import hashlib
 import hmac
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ephemeralml.crypto.keys import PublicKey
+from ephemeralml.daemon_pool import DaemonPool
 from ephemeralml.errors import RejectedError
 from ephemeralml.model import envelope, manifest
 from ephemeralml.model.blobs import check_size
@@ -146,8 +146,8 @@ def check_blobs(package: Package, manifest: Manifest, *, progress: Progress | No
     progress = progress or Silent()
     progress.step("verify digests")
     meter = Meter(progress, sum(file.blob_size for file in files))
-    with ThreadPoolExecutor(worker_count(), thread_name_prefix="verify") as pool:
-        digests = list(pool.map(lambda file: _blob_digest(package, file, meter), files))
+    with DaemonPool(worker_count(), "verify") as pool:  # who interrupts waits for no large blob
+        digests = pool.map(lambda file: _blob_digest(package, file, meter), files)
     for file, digest in zip(files, digests, strict=True):
         if not hmac.compare_digest(digest, file.blob_sha256):
             raise RejectedError(

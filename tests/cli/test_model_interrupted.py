@@ -149,3 +149,31 @@ def test_an_order_to_stop_does_not_wait_for_a_silent_server(s3: S3Server, line: 
     code, err, seconds = stopped(process, signal.SIGINT)
     assert (code, err.splitlines()[-1]) == (130, WORD)
     assert seconds < 2
+
+
+def test_an_order_to_stop_does_not_wait_for_a_digest(package: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ENDLESS, str(package), str(tmp_path / "stored")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hashing\n"
+    code, err, seconds = stopped(process, *[signal.SIGINT] * 4)
+    assert (code, err.splitlines()[-1]) == (130, WORD)
+    assert "Traceback" not in err
+    assert seconds < 2
+
+
+_ENDLESS = """
+import sys, time
+from ephemeralml.cli.main import main
+from ephemeralml.model import verify
+def endless(*_):
+    print("hashing", flush=True)
+    time.sleep(30)
+verify._blob_digest = endless
+sys.argv[1:1] = ["model", "upload"]
+main()
+"""
