@@ -222,7 +222,10 @@ def test_no_server_is_unavailable(proxied: Proxied, monkeypatch: pytest.MonkeyPa
     _, opened = proxied
     for name in ("AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with opened(quick()) as store, pytest.raises(UnavailableError, match=r"the connection to http://127\.0\.0\.1:9 failed"):
+    with (
+        opened(quick()) as store,
+        pytest.raises(UnavailableError, match=r"the connection to http://127\.0\.0\.1:9 failed"),
+    ):
         store.size("a")
 
 
