@@ -3,7 +3,9 @@
 import contextlib
 import json
 import queue
+import os
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ PIECE_BYTES = 4 << 20
 """What is read of a bucket's object before it is sent on: little enough that nobody takes the wait for a stall."""
 _POOLED = 16
 _RECEIVE_BYTES = 65_536
+_SEND_BYTES = 16 << 20
 
 
 class _Times(Protocol):
@@ -191,11 +194,18 @@ class ServicesConnection:
     def _send_file(self, item: OpenObject, part: ByteRange) -> None:
         """Let the kernel send; whoever gets fewer bytes than announced asks again."""
         assert item.file is not None
-        left = part.end - part.start
-        if left:
-            self._peer.settimeout(self._times.stall_seconds)
-            if self._peer.sendfile(item.file, part.start, left) != left:
+        # A blocking call with the kernel's own timeout: with Python's, each socket buffer's worth would be a call.
+        self._peer.settimeout(None)
+        self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._times.stall_seconds))
+        at = part.start
+        while at < part.end:
+            try:
+                sent = os.sendfile(self._peer.fileno(), item.file.fileno(), at, min(part.end - at, _SEND_BYTES))
+            except BlockingIOError as error:
+                raise TimeoutError("the enclave takes nothing") from error
+            if not sent:
                 raise ConnectionError("the file became shorter while it was sent")
+            at += sent
 
     def _send_pieces(self, head: bytes, item: OpenObject, part: ByteRange) -> None:
         """Read piece by piece and send; the head goes with the first, so that a failure has a status."""
@@ -218,6 +228,11 @@ class ServicesConnection:
         view = memoryview(data)
         while view:
             view = view[self._peer.send(view) :]
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("ll", whole, int((seconds - whole) * 1_000_000))
 
 
 def _head(status: int, fields: Mapping[str, str]) -> bytes:
