@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import queue
 import os
+import queue
 import socket
 import struct
 import time
