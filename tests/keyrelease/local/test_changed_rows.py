@@ -14,7 +14,6 @@ import pytest
 
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError
 from ephemeralml.keyrelease.local import backup, database, principals, state
-from ephemeralml.keyrelease.local.names import new_key_id
 from ephemeralml.keyrelease.local.records import Alias, GrantRecord, KeyState
 from ephemeralml.keyrelease.local.state_key import StateKey
 from ephemeralml.keyrelease.local.store import Store
@@ -22,7 +21,7 @@ from tests.keyrelease.local.test_service import GENUINE, Bench, make
 from tests.keyrelease.local.test_store import FILE, NAMES, NOW, record, sql
 
 ADMINISTRATOR, PARENT = (NAMES.principal(name)[1] for name in ("administrator", "parent"))
-ONE, TWO = (f"{number}aaaaaaa" + new_key_id()[8:] for number in (1, 2))
+ONE, TWO = (f"{number}aaaaaaa-0000-4000-8000-000000000000" for number in (1, 2))
 OPEN = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"*"}]}'
 READS: dict[str, list[Callable[[Store], object]]] = {
     "keys": [lambda store: store.key(ONE, 0.0), lambda store: store.keys_after("", 9)],
