@@ -14,6 +14,7 @@ import pytest
 
 from ephemeralml.errors import EphemeralError, MalformedError, RejectedError
 from ephemeralml.keyrelease.local import backup, database, principals, state
+from ephemeralml.keyrelease.local.names import new_key_id
 from ephemeralml.keyrelease.local.records import Alias, GrantRecord, KeyState
 from ephemeralml.keyrelease.local.state_key import StateKey
 from ephemeralml.keyrelease.local.store import Store
