@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from ephemeralml.cli.key_files import read_private_key, read_public_key
 from ephemeralml.crypto.keys import PrivateKey, PublicKey
 from tests.cli.runner import run
+from tests.fakes.packages import signed_package
 
 PKCS8 = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 SPKI = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -54,7 +55,7 @@ def test_a_key_is_not_overwritten_unasked(key: Path) -> None:
 
 
 def test_what_is_neither_a_key_nor_a_file_is_called_so(tmp_path: Path) -> None:
-    done = run("model", "verify", tmp_path, "--publisher-key", "zz")
+    done = run("model", "verify", signed_package(tmp_path), "--publisher-key", "zz")
     assert done.exit_code == 2
     assert "error: 'zz' is neither a public key nor a file" in done.stderr
     assert "hint: give ed25519: and 64 lower-case hex digits" in done.stderr
@@ -62,7 +63,7 @@ def test_what_is_neither_a_key_nor_a_file_is_called_so(tmp_path: Path) -> None:
 
 def test_a_file_that_holds_no_private_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "no.pem").write_text("nothing of the kind")
-    done = run("model", "sign", tmp_path, "--key", tmp_path / "no.pem")
+    done = run("model", "sign", signed_package(tmp_path), "--key", tmp_path / "no.pem")
     assert done.exit_code == 4
     assert str(tmp_path / "no.pem") in done.stderr
 
