@@ -126,13 +126,14 @@ def test_the_deadline_holds_whatever_the_server_does(proxied: Proxied, act: Act)
     proxy, opened = proxied
     with opened(quick()) as store:
         put(store, "a", DATA)
-    with opened(quick(2.5)) as store:
+    # Time enough for a first answer on a busy machine: it counts too.
+    with opened(quick(4)) as store:
         store.size("a")
         proxy.break_(act, method="GET", times=99)
         began = time.monotonic()
         with pytest.raises(UnavailableError, match="in time"):
             store.read_into("a", 0, memoryview(bytearray(len(DATA))))
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 10
         with pytest.raises(UnavailableError, match="deadline"):
             store.size("a")
 
