@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ephemeralml.crypto.aead_stream import ContainerKey
+from ephemeralml.crypto.aead_stream import HEADER_BYTES, ContainerKey
 from ephemeralml.crypto.data_key import SecretBytes
 from ephemeralml.errors import RejectedError, UnavailableError
 from ephemeralml.model import lanes
@@ -156,10 +156,16 @@ def test_progress_ends_with_everything(folder: Path) -> None:
 
 
 class Watching(FileStorage):
-    """Notes what is read, how much of it at once, and by whom."""
+    """Notes what is read, how much of it at once, and by whom.
 
-    def __init__(self, folder: Path) -> None:
+    Reads of chunks wait, a second at most, until *together* of them are there:
+    so many have to come, however slowly this machine starts threads.
+    """
+
+    def __init__(self, folder: Path, *, together: int = 1) -> None:
         super().__init__(folder)
+        self.together = together
+        self.all_there = threading.Event()
         self.reads: list[tuple[str, int, int]] = []
         self.threads: set[str] = set()
         self.at_once = self.most_at_once = 0
@@ -171,14 +177,18 @@ class Watching(FileStorage):
             self.threads.add(threading.current_thread().name)
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
+            if len(buffer) > HEADER_BYTES and self.at_once >= self.together:
+                self.all_there.set()
+        if len(buffer) > HEADER_BYTES:
+            self.all_there.wait(1)
         time.sleep(0.002)
         super().read_into(key, start, buffer)
         with self.lock:
             self.at_once -= 1
 
 
-def load_watched(folder: Path, dek: SecretBytes | None = None, **options: int) -> Watching:
-    store = Watching(folder)
+def load_watched(folder: Path, dek: SecretBytes | None = None, *, together: int = 1, **options: int) -> Watching:
+    store = Watching(folder, together=together)
     for file in load_files(verified(folder), store, dek=dek, **options).values():
         file.close()
     return store
@@ -209,14 +219,14 @@ def test_a_range_is_at_least_a_chunk(folder: Path) -> None:
 @pytest.mark.parametrize("in_flight", [1, 2, 5])
 def test_so_many_ranges_are_in_flight_and_no_more(sealed: tuple[Path, SecretBytes], in_flight: int) -> None:
     folder, dek = sealed
-    store = load_watched(folder, dek, in_flight=in_flight, range_bytes=65_536)
+    store = load_watched(folder, dek, together=in_flight, in_flight=in_flight, range_bytes=65_536)
     assert store.most_at_once == len(store.threads) == in_flight
     assert all(name.startswith("load") for name in store.threads)
 
 
 def test_files_share_the_lanes(tmp_path: Path) -> None:
     """Small files are fetched beside each other, not one after the other."""
-    assert load_watched(signed_package(tmp_path)).most_at_once > 2
+    assert load_watched(signed_package(tmp_path), together=3).most_at_once > 2
 
 
 def test_chunks_longer_than_a_range_take_no_more_memory(

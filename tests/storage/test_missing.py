@@ -42,7 +42,9 @@ def test_an_object_that_is_not_there_is_named_at_once(
     request: pytest.FixtureRequest, scheme: str, name: str, into_environment: Into
 ) -> None:
     into_environment(request.getfixturevalue(name).environment())
-    with open_storage(f"{scheme}://models/p", retries=FINAL) as store:
+    # s3rver fails a listing now and then while files of earlier tests vanish; that is tried again, as it should be.
+    retries = quick() if name == "s3rver_server" else FINAL
+    with open_storage(f"{scheme}://models/p", retries=retries) as store:
         with pytest.raises(UnavailableError, match=rf"there is no object {scheme}://models/p/no-such") as caught:
             store.size("no-such")
         assert "uploaded" in (caught.value.hint or "")
