@@ -1,5 +1,6 @@
 """What is not there, and what cannot be reached: at once, by name, with what to do."""
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -41,11 +42,16 @@ def test_a_bucket_that_is_not_there_is_named_at_once(
 def test_an_object_that_is_not_there_is_named_at_once(
     request: pytest.FixtureRequest, scheme: str, name: str, into_environment: Into
 ) -> None:
-    into_environment(request.getfixturevalue(name).environment())
-    # s3rver fails a listing now and then while files of earlier tests vanish; that is tried again, as it should be.
-    retries = quick() if name == "s3rver_server" else FINAL
-    with open_storage(f"{scheme}://models/p", retries=retries) as store:
-        with pytest.raises(UnavailableError, match=rf"there is no object {scheme}://models/p/no-such") as caught:
+    server = request.getfixturevalue(name)
+    into_environment(server.environment())
+    bucket = "models"
+    if scheme == "s3":
+        # One of its own: s3rver answers a listing with 500 while files of earlier tests vanish from their bucket.
+        bucket = "nothing-in-it"
+        with contextlib.closing(server.client()) as client:
+            client.create_bucket(Bucket=bucket)
+    with open_storage(f"{scheme}://{bucket}/p", retries=FINAL) as store:
+        with pytest.raises(UnavailableError, match=rf"there is no object {scheme}://{bucket}/p/no-such") as caught:
             store.size("no-such")
         assert "uploaded" in (caught.value.hint or "")
 
